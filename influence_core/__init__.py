@@ -1,0 +1,42 @@
+"""Training-data attribution for image classifiers: which training images did it, and what if they are fixed?"""
+
+from influence_core import (
+    applications,
+    data,
+    demo,
+    estimators,
+    figures,
+    gradients,
+    losses,
+    models,
+    pictures,
+    progress,
+    training,
+)
+from influence_core.errors import InfluenceError, InvalidInput, NotFitted, NotSupported, StaleResult
+from influence_core.scores import Coverage, Scores
+from influence_core.study import Study
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Coverage",
+    "InfluenceError",
+    "InvalidInput",
+    "NotFitted",
+    "NotSupported",
+    "Scores",
+    "StaleResult",
+    "Study",
+    "applications",
+    "data",
+    "demo",
+    "estimators",
+    "figures",
+    "gradients",
+    "losses",
+    "models",
+    "pictures",
+    "progress",
+    "training",
+]

@@ -1,0 +1,328 @@
+"""A map-style dataset with labels, true labels when known, and pictures to show."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from influence_core.errors import InvalidInput, NotSupported
+
+PictureSource = Callable[[int], Any]
+"""Gives what a person should see of sample ``i``: a ``PIL.Image``, or a ``uint8`` array [H, W] or [H, W, 3]."""
+
+_CHUNK = 512
+
+
+class LabelledDataset(Dataset[tuple[Tensor, int]]):
+    """A dataset of ``(input tensor, label)`` whose labels can be read, compared and replaced without loading inputs.
+
+    Args:
+        base: any map-style dataset of ``(input tensor, label)``; a ``TensorDataset`` is read without a loop.
+        labels: the labels to use instead of those of ``base``, int64 [N].
+        true_labels: the labels known to be right, int64 [N], or ``None``.
+        class_names: one name per class, in the order of the labels.
+        pictures: what to show of a sample; by default the input tensor itself.
+        filepaths: where each sample comes from, [N], for exports.
+        name: a short name for messages ("train").
+
+    Attributes:
+        labels: given labels, int64 [N].
+        true_labels: int64 [N], or ``None``.
+
+    Raises:
+        InvalidInput: if a length or a label does not fit.
+    """
+
+    def __init__(
+        self,
+        base: Dataset[Any],
+        *,
+        labels: Tensor | Sequence[int] | None = None,
+        true_labels: Tensor | Sequence[int] | None = None,
+        class_names: Sequence[str] | None = None,
+        pictures: PictureSource | None = None,
+        filepaths: Sequence[str] | None = None,
+        name: str = "data",
+    ) -> None:
+        if not hasattr(base, "__len__") or not hasattr(base, "__getitem__"):
+            raise InvalidInput(
+                f"the {name} set is a {type(base).__name__}; a map-style dataset with __len__ and __getitem__ that "
+                "gives (input tensor, label) is needed. Wrap an iterable's items in a list or a TensorDataset."
+            )
+        self.base = base
+        self.name = name
+        size: int = len(base)
+        self.labels = _label_tensor(_read_labels(base, name) if labels is None else labels, size, f"{name} labels")
+        self.true_labels = None if true_labels is None else _label_tensor(true_labels, size, f"{name} true labels")
+        self.class_names = None if class_names is None else [str(c) for c in class_names]
+        if self.class_names is not None:
+            for given in (self.labels, self.true_labels):
+                if given is not None:
+                    check_labels(given, len(self.class_names), name)
+        if filepaths is not None and len(filepaths) != size:
+            raise InvalidInput(f"the {name} set has {size} samples but {len(filepaths)} file paths")
+        self.filepaths = None if filepaths is None else [str(p) for p in filepaths]
+        self._pictures = pictures
+        self._fingerprint: str | None = None
+
+    def __len__(self) -> int:
+        """Number of samples N."""
+        return int(self.labels.numel())
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Input tensor and given label of sample ``index``."""
+        return self._input(index), int(self.labels[index])
+
+    def __repr__(self) -> str:
+        """Name, size, classes and the share of labels known to be wrong."""
+        wrong = self.corrupted
+        note = "" if wrong is None else f", {int(wrong.sum())} labels known to be wrong"
+        return f"LabelledDataset({self.name!r}, {len(self)} samples{note})"
+
+    @property
+    def corrupted(self) -> Tensor | None:
+        """Which given labels differ from the true ones, bool [N]; ``None`` if the truth is unknown."""
+        return None if self.true_labels is None else self.labels != self.true_labels
+
+    def class_name(self, label: int) -> str:
+        """Name of class ``label``, or the number itself where no names were given."""
+        return self.class_names[label] if self.class_names is not None else str(int(label))
+
+    def batch(self, ids: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Stack samples.
+
+        Args:
+            ids: which samples, [B].
+
+        Returns:
+            Inputs [B, ...] and given labels int64 [B], in the order of ``ids``.
+
+        Raises:
+            InvalidInput: if two inputs differ in shape.
+        """
+        ids = torch.as_tensor(ids, dtype=torch.long)
+        labels = self.labels[ids]
+        if isinstance(self.base, TensorDataset):
+            return self.base.tensors[0][ids], labels
+        inputs = getattr(self.base, "inputs", None)
+        if callable(inputs):  # a dataset that can give many inputs at once
+            return inputs(ids), labels
+        return stack_inputs([self._input(int(i)) for i in ids], ids.tolist(), self.name), labels
+
+    def picture(self, index: int) -> Image.Image:
+        """What a person should see of sample ``index``.
+
+        Args:
+            index: sample id.
+
+        Returns:
+            A picture in mode "L" or "RGB" at its own size.
+
+        Raises:
+            NotSupported: if the samples are no images and no ``pictures`` were given.
+        """
+        if self._pictures is None:
+            return _tensor_picture(self._input(index), self.name)
+        shown = self._pictures(index)
+        image = shown if isinstance(shown, Image.Image) else Image.fromarray(np.asarray(shown))
+        return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+    def filepath(self, index: int) -> str:
+        """Where sample ``index`` comes from; empty where unknown."""
+        return "" if self.filepaths is None else self.filepaths[index]
+
+    def sample_sha256(self, index: int) -> str:
+        """SHA-256 of the input of sample ``index`` (bytes, shape and dtype): proof that a CSV means this sample."""
+        return _digest([self._input(index)])
+
+    def with_labels(self, labels: Tensor | Sequence[int]) -> LabelledDataset:
+        """The same samples with other given labels.
+
+        Args:
+            labels: the new given labels, int64 [N].
+
+        Returns:
+            A new dataset; this one does not change.
+        """
+        return LabelledDataset(
+            self.base,
+            labels=labels,
+            true_labels=self.true_labels,
+            class_names=self.class_names,
+            pictures=self._pictures,
+            filepaths=self.filepaths,
+            name=self.name,
+        )
+
+    def subset(self, ids: Tensor | Sequence[int]) -> LabelledDataset:
+        """Some of the samples, renumbered from 0.
+
+        Args:
+            ids: which samples to keep, in this order.
+
+        Returns:
+            A new dataset; this one does not change.
+        """
+        ids = torch.as_tensor(ids, dtype=torch.long)
+        listed = ids.tolist()
+        source = self._pictures
+        return LabelledDataset(
+            _Subset(self, listed),
+            labels=self.labels[ids],
+            true_labels=None if self.true_labels is None else self.true_labels[ids],
+            class_names=self.class_names,
+            pictures=None if source is None else lambda i: source(listed[i]),
+            filepaths=None if self.filepaths is None else [self.filepaths[i] for i in listed],
+            name=self.name,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all inputs, given labels and their order; computed once."""
+        if self._fingerprint is None:
+            chunks = (self.batch(torch.arange(i, min(i + _CHUNK, len(self))))[0] for i in range(0, len(self), _CHUNK))
+            self._fingerprint = _digest([self.labels, *chunks])
+        return self._fingerprint
+
+    def _input(self, index: int) -> Tensor:
+        item = self.base.tensors[0][index] if isinstance(self.base, TensorDataset) else self.base[index][0]
+        if not isinstance(item, Tensor):
+            raise InvalidInput(
+                f"{self.name} sample {index} has a {type(item).__name__} as input, a tensor is needed: "
+                "give the dataset a transform that ends in a tensor (torchvision.transforms.v2.ToImage and ToDtype)."
+            )
+        return item
+
+
+class _Subset(Dataset[tuple[Tensor, int]]):
+    """Index into another dataset; ``LabelledDataset`` brings its own labels, so only inputs are read here."""
+
+    def __init__(self, base: LabelledDataset, ids: list[int]) -> None:
+        self.base = base
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.base[self.ids[index]]
+
+
+def wrap(dataset: Dataset[Any], name: str, class_names: Sequence[str] | None = None) -> LabelledDataset:
+    """Make a ``LabelledDataset`` of any map-style dataset; one that is one already is kept.
+
+    Args:
+        dataset: a map-style dataset of ``(input tensor, label)``.
+        name: what messages call it ("train").
+        class_names: names to use where the dataset has none of its own.
+
+    Returns:
+        The dataset, wrapped.
+    """
+    if isinstance(dataset, LabelledDataset):
+        if dataset.class_names is None and class_names is not None:
+            dataset = dataset.with_labels(dataset.labels)
+            dataset.class_names = list(class_names)
+        dataset.name = name if dataset.name == "data" else dataset.name
+        return dataset
+    names = class_names if class_names is not None else getattr(dataset, "classes", None)
+    return LabelledDataset(dataset, class_names=names, name=name)
+
+
+def stack_inputs(inputs: list[Tensor], ids: Sequence[int], name: str) -> Tensor:
+    """Stack input tensors, naming the first that has another shape.
+
+    Args:
+        inputs: tensors of one shape.
+        ids: the sample id of each.
+        name: what the message calls the dataset.
+
+    Returns:
+        A tensor [B, ...].
+
+    Raises:
+        InvalidInput: if a shape differs.
+    """
+    for tensor, index in zip(inputs, ids, strict=True):
+        if tensor.shape != inputs[0].shape:
+            raise InvalidInput(
+                f"{name} sample {index} has shape {tuple(tensor.shape)}, sample {ids[0]} has "
+                f"{tuple(inputs[0].shape)}: all images must have one size. Resize them in the dataset's transform."
+            )
+    return torch.stack(inputs)
+
+
+def _read_labels(base: Dataset[Any], name: str) -> Any:
+    if isinstance(base, TensorDataset):
+        if len(base.tensors) < 2:
+            raise InvalidInput(f"the {name} TensorDataset has no second tensor; it has to hold (inputs, labels)")
+        return base.tensors[1]
+    for attribute in ("labels", "targets"):  # torchvision's names; they spare a pass over the inputs
+        found = getattr(base, attribute, None)
+        if found is not None and not callable(found):
+            return found
+    return [int(base[i][1]) for i in range(len(base))]  # type: ignore[arg-type]
+
+
+def _label_tensor(labels: Any, size: int, what: str) -> Tensor:
+    tensor = torch.as_tensor(np.asarray(labels) if not isinstance(labels, Tensor) else labels).detach().cpu()
+    if tensor.ndim != 1 or tensor.numel() != size:
+        raise InvalidInput(
+            f"the {what} have shape {tuple(tensor.shape)}, expected one integer for each of {size} samples"
+        )
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise InvalidInput(f"the {what} are {tensor.dtype}, expected integers from 0 to the number of classes less one")
+    return tensor.to(torch.long).clone()
+
+
+def check_labels(labels: Tensor, classes: int, name: str, because: str = "there are {} classes") -> None:
+    """Refuse labels that are no class.
+
+    Args:
+        labels: int64 [n].
+        classes: K.
+        name: of the dataset, for the message.
+        because: what decides K, for the message.
+
+    Raises:
+        InvalidInput: naming the first label out of range.
+    """
+    bad = ((labels < 0) | (labels >= classes)).nonzero().flatten()
+    if bad.numel():
+        first = int(bad[0])
+        raise InvalidInput(
+            f"{name} sample {first} has label {int(labels[first])}, but {because.format(classes)}: labels must lie "
+            f"between 0 and {classes - 1} ({bad.numel()} of {labels.numel()} are out of range)"
+        )
+
+
+def _tensor_picture(tensor: Tensor, name: str) -> Image.Image:
+    if tensor.ndim == 2:
+        tensor = tensor[None]
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
+        raise NotSupported(
+            f"a {name} sample has shape {tuple(tensor.shape)}, which is no image [1 or 3, height, width]. Pass "
+            "pictures=function(index) to ic.data.LabelledDataset to say what a person should see."
+        )
+    pixels = tensor.detach().float().cpu()
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < 0 or high > 1:  # a normalised input: stretch it, its true range is unknown
+        pixels = (pixels - low) / max(high - low, 1e-12)
+    array = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def _digest(tensors: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()

@@ -1,0 +1,10 @@
+"""Estimators: which training images did it?"""
+
+from influence_core.estimators.base import Estimator
+from influence_core.estimators.controls import Loss
+from influence_core.estimators.flat_minima import FVM, VM
+from influence_core.estimators.gex import GEX
+from influence_core.estimators.registry import all_estimators, available, get
+from influence_core.estimators.tracin import TracIn
+
+__all__ = ["FVM", "GEX", "VM", "Estimator", "Loss", "TracIn", "all_estimators", "available", "get"]

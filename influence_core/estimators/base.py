@@ -1,0 +1,244 @@
+"""The contract of an estimator: parameters in the constructor, work in ``fit``, ``Scores`` out.
+
+A new estimator is a dataclass that derives from ``Estimator``, says what it needs, and overrides the private methods
+of what its theory gives::
+
+    @dataclass
+    class MyEstimator(Estimator):
+        name = "my_estimator"
+        strength: float = 1.0
+
+        def _fit(self, study): ...                # learn; attributes end in an underscore
+        def _influence(self, test_ids): ...       # -> Tensor [N, M], positive = helpful
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from influence_core.errors import InvalidInput, NotFitted, NotSupported
+from influence_core.measure import measure
+from influence_core.scores import Coverage, Kind, Scale, Scores
+from influence_core.study import Study
+
+GIVES = {
+    "influence": "_influence",
+    "self_influence": "_self_influence",
+    "mislabel_scores": "_mislabel_scores",
+    "label_influence": "_label_influence",
+}
+"""Public method -> the private method that an estimator overrides to support it."""
+
+
+@dataclass
+class Estimator(ABC):
+    """Base of all estimators. Hyper-parameters are dataclass fields; learned attributes end in an underscore.
+
+    Attributes:
+        name: as in ``ic.estimators.get``.
+        title: as a person reads it.
+        paper: where the method comes from.
+        needs: of "trajectory", "validation".
+        cost: in forward and backward passes of one sample.
+        reasons: public method -> why the theory does not give it.
+        scales: kind of scores -> "nats"; "rank only" where not named.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    cost: ClassVar[str] = ""
+    reasons: ClassVar[dict[str, str]] = {}
+    scales: ClassVar[dict[str, Scale]] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse hyper-parameters that make no sense; subclasses override ``_check_parameters``."""
+        self._check_parameters()
+
+    @classmethod
+    def gives(cls) -> list[str]:
+        """The public methods that this estimator supports."""
+        return [public for public, private in GIVES.items() if getattr(cls, private) is not getattr(Estimator, private)]
+
+    def get_params(self) -> dict[str, Any]:
+        """Every hyper-parameter with its value."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def fit(self, study: Study) -> Self:
+        """Do the work that does not depend on a test image.
+
+        Args:
+            study: a trained model with its datasets; it is not changed.
+
+        Returns:
+            The estimator itself. Fitting again forgets what was learned before.
+
+        Raises:
+            NotSupported: if the study lacks what the method needs.
+        """
+        self._check_needs(study)
+        for attribute in [a for a in vars(self) if a.endswith("_")]:
+            delattr(self, attribute)
+        with measure() as cost:
+            self._fit(study)
+        self.study_ = study
+        self.fit_cost_ = cost
+        return self
+
+    def influence(self, test: int | Sequence[int] | Tensor | None = None) -> Scores:
+        """Effect of each training image on the loss of test images.
+
+        Args:
+            test: ids of test images; all of them by default.
+
+        Returns:
+            Scores [N, M]. Positive: helpful, removing the training image raises the loss of the test image.
+
+        Raises:
+            NotSupported: if the theory does not give it; the message names estimators that do.
+            InvalidInput: if an id is out of range.
+        """
+        self._require("influence")
+        ids = self._test_ids(test)
+        return self._score("influence", lambda: self._influence(ids), ids)
+
+    def self_influence(self) -> Scores:
+        """Effect of each training image on its own loss.
+
+        Returns:
+            Scores [N], not negative. Large: memorised.
+
+        Raises:
+            NotSupported: if the theory does not give it.
+        """
+        self._require("self_influence")
+        return self._score("self_influence", self._self_influence)
+
+    def mislabel_scores(self) -> Scores:
+        """Suspicion that a training image is mislabelled.
+
+        Returns:
+            Scores [N]. Large: probably mislabelled.
+
+        Raises:
+            NotSupported: if the theory does not give it.
+        """
+        self._require("mislabel_scores")
+        return self._score("mislabel", self._mislabel_scores)
+
+    def label_influence(self) -> Scores:
+        """How well each label would suit each training image.
+
+        Returns:
+            Scores [N, K]. The label with the largest value is the suggestion.
+
+        Raises:
+            NotSupported: if the theory does not give it.
+        """
+        self._require("label_influence")
+        return self._score("label_influence", self._label_influence)
+
+    @abstractmethod
+    def _fit(self, study: Study) -> None:
+        """Learn what does not depend on a test image."""
+
+    def _influence(self, test_ids: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _self_influence(self) -> Tensor:
+        raise NotImplementedError
+
+    def _mislabel_scores(self) -> Tensor:
+        raise NotImplementedError
+
+    def _label_influence(self) -> Tensor:
+        raise NotImplementedError
+
+    def _check_parameters(self) -> None:
+        """Raise ``InvalidInput`` for a hyper-parameter out of its range."""
+
+    def _coverage(self) -> Coverage:
+        """Share of the model that was used; everything unless overridden."""
+        return Coverage()
+
+    def _check_needs(self, study: Study) -> None:
+        how = {
+            "trajectory": "the checkpoints of its training: ic.Study(..., trajectory=ic.training.fit(model, train))",
+            "validation": "a validation set with clean labels, apart from the test set: ic.Study(..., validation=...)",
+        }
+        for need in sorted(self.needs):
+            if getattr(study, need) is None:
+                others = _names([cls for cls in _all() if need not in cls.needs])
+                raise NotSupported(
+                    f"{self.title} needs {how[need]}; the study {study.name!r} has none. Without it: {others}."
+                )
+
+    def _require(self, public: str) -> None:
+        if public not in self.gives():
+            reason = self.reasons.get(public, "its theory does not define it")
+            others = _names([cls for cls in _all() if public in cls.gives()])
+            raise NotSupported(
+                f"{self.title} gives no {public.replace('_', ' ')}: {reason}. Estimators that do: {others}."
+            )
+        if not hasattr(self, "study_"):
+            raise NotFitted(f"fit first: {type(self).__name__}(...).fit(study).{public}()")
+
+    def _test_ids(self, test: int | Sequence[int] | Tensor | None) -> Tensor:
+        size = len(self.study_.test)
+        if test is None:
+            return torch.arange(size)
+        ids = torch.as_tensor([test] if isinstance(test, int) else test).flatten()
+        if ids.numel() == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
+            raise InvalidInput(
+                f"test ids are {ids.dtype} with {ids.numel()} values; give integers such as test=[3, 17]"
+            )
+        bad = ids[(ids < 0) | (ids >= size)]
+        if bad.numel():
+            raise InvalidInput(f"there is no test image {int(bad[0])}; ids go from 0 to {size - 1}")
+        return ids.to(torch.long)
+
+    def _score(self, kind: Kind, work: Any, test_ids: Tensor | None = None) -> Scores:
+        study = self.study_
+        with measure() as cost:
+            values = work()
+        return Scores(
+            values=values.detach().cpu(),
+            train_ids=torch.arange(len(study.train)),
+            kind=kind,
+            scale=self.scales.get(kind, "rank only"),
+            test_ids=test_ids,
+            coverage=self._coverage(),
+            meta={
+                "estimator": self.name,
+                "parameters": self.get_params(),
+                "study": study.fingerprint,
+                "seconds": cost.seconds,
+                "fit_seconds": self.fit_cost_.seconds,
+                "peak_memory_mib": _largest(cost.peak_memory_mib, self.fit_cost_.peak_memory_mib),
+                "residual": None,
+            },
+            train=study.train,
+            test=study.test,
+        )
+
+
+def _largest(*values: float | None) -> float | None:
+    known = [v for v in values if v is not None]
+    return max(known) if known else None
+
+
+def _all() -> list[type[Estimator]]:
+    from influence_core.estimators.registry import all_estimators
+
+    return all_estimators()
+
+
+def _names(classes: list[type[Estimator]]) -> str:
+    return ", ".join(cls.__name__ for cls in classes) or "none yet"

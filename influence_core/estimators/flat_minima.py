@@ -1,0 +1,151 @@
+"""Influence at a minimum of the validation loss: VM and FVM."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from influence_core.errors import InvalidInput
+from influence_core.estimators.base import Estimator
+from influence_core.gradients import inner_products, mean_squares, per_sample_gradients, squared_norms
+from influence_core.progress import track
+from influence_core.study import Study
+from influence_core.training import cosine, shuffled_batches, step
+
+
+@dataclass
+class VM(Estimator):
+    r"""Influence at a minimum of the validation loss ("flat validation minima", section 3.4, with a plain optimiser).
+
+    The model is tuned on the clean validation set to :math:`\tilde\theta`. With the diagonal Fisher matrix P of the
+    validation set at :math:`\tilde\theta`, gradients g there, and damping, the disagreement of a training image with
+    the validation set is
+
+    .. math:: q(z) = g_z^\top (P + \lambda)^{-1} g_z \quad\text{(eq. 21)}.
+
+    A large q means probably mislabelled, so the mislabel score is q and the influence of a label is -q (eq. 25); eq. 22
+    read with eq. 21 would suggest the *worst* label. For one test image v the influence is
+    the first-order term of eq. 20,
+    :math:`h(z, v) = g_v^\top (P + \lambda)^{-1} g_z`.
+
+    Args:
+        steps: optimiser steps on the validation set.
+        learning_rate: at the start; half a cosine takes it to 0.
+        momentum: of SGD.
+        weight_decay: lambda of the penalty lambda/2 ||w||^2.
+        batch_size: samples per step.
+        damping: :math:`\lambda` relative to the mean of P; the paper has none, but dead units make P zero.
+        batch_statistics: whether batch normalisation uses batch statistics while tuning.
+        seed: of the order of the batches.
+    """
+
+    name: ClassVar[str] = "vm"
+    title: ClassVar[str] = "VM"
+    paper: ClassVar[str] = "flat validation minima, 2025 (plain optimiser)"
+    needs: ClassVar[frozenset[str]] = frozenset({"validation"})
+    cost: ClassVar[str] = "steps x batch backward + (V + N) backward; label influence K N"
+    reasons: ClassVar[dict[str, str]] = {
+        "self_influence": "q measures disagreement with the validation set, not what the image does to itself"
+    }
+
+    steps: int = 1000
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+    damping: float = 1e-3
+    batch_statistics: bool = True
+    seed: int = 0
+
+    def _check_parameters(self) -> None:
+        if self.steps < 0 or self.batch_size < 2 or self.learning_rate <= 0:
+            raise InvalidInput(
+                f"steps={self.steps}, batch_size={self.batch_size}, learning_rate={self.learning_rate}: steps from 0, "
+                "two samples a batch and a positive learning rate are needed"
+            )
+        if self.damping <= 0:
+            raise InvalidInput(f"damping is {self.damping}; it divides by P + damping, so it must be above 0")
+        if self._radius() < 0:
+            raise InvalidInput(f"rho is {self._radius()}; it is a radius, so 0 or more")
+
+    def _radius(self) -> float:
+        return 0.0
+
+    def _fit(self, study: Study) -> None:
+        self.model_ = self._tuned(study)
+        fisher = mean_squares(self.model_, study.loss, study.split("validation"))
+        count = sum(p.numel() for p in fisher.values())
+        mean = float(sum(p.sum(dtype=torch.float64) for p in fisher.values())) / count
+        if mean == 0:
+            raise InvalidInput(
+                "every gradient on the validation set is zero at the tuned model, which is certain of each image: "
+                "use fewer steps"
+            )
+        self.damping_ = self.damping * mean
+        self.inverse_fisher_ = {name: 1.0 / (p + self.damping_) for name, p in fisher.items()}
+
+    def _tuned(self, study: Study) -> nn.Module:
+        """The model after tuning on the validation set, in eval mode."""
+        validation = study.split("validation")
+        model = copy.deepcopy(study.model)
+        generator = torch.Generator().manual_seed(self.seed)
+        batches = shuffled_batches(validation, self.batch_size, generator, study.device)
+        base = torch.optim.SGD(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model.train(self.batch_statistics)
+            for i in track(range(self.steps), f"{self.title}: tuning on the validation set"):
+                for group in base.param_groups:
+                    group["lr"] = self.learning_rate * cosine(i / self.steps)
+                step(model, base, study.loss, *next(batches), rho=self._radius())
+        return model.eval()
+
+    def _influence(self, test_ids: Tensor) -> Tensor:
+        study = self.study_
+        queries = per_sample_gradients(self.model_, study.loss, study.test.subset(test_ids))
+        for name, weights in self.inverse_fisher_.items():
+            queries[name] *= weights
+        return inner_products(self.model_, study.loss, study.train, queries)
+
+    def _mislabel_scores(self) -> Tensor:
+        return squared_norms(self.model_, self.study_.loss, self.study_.train, self.inverse_fisher_)
+
+    def _label_influence(self) -> Tensor:
+        study = self.study_
+        columns = []
+        for label in track(range(study.num_classes), f"{self.title}: influence of each label"):
+            labels = torch.full((len(study.train),), label)
+            columns.append(-squared_norms(self.model_, study.loss, study.train, self.inverse_fisher_, labels))
+        return torch.stack(columns, dim=1)
+
+
+@dataclass
+class FVM(VM):
+    r"""Influence at a *flat* minimum of the validation loss ("flat validation minima", section 3.4).
+
+    As ``VM``, but the model is tuned on the validation set with sharpness-aware minimisation (SAM), which bounds the
+    error of the estimate by the sharpness of the validation loss (eq. 11 and 12). Mislabel score q, influence and
+    label influence are those of ``VM``.
+
+    Args:
+        rho: radius of SAM's ascent (gamma in the paper): 0.05 on CIFAR-10N, 0.1 on CIFAR-100N.
+    """
+
+    name: ClassVar[str] = "fvm"
+    title: ClassVar[str] = "FVM"
+    paper: ClassVar[str] = "flat validation minima, 2025"
+    cost: ClassVar[str] = "2 x steps x batch backward + (V + N) backward; label influence K N"
+
+    rho: float = 0.05
+
+    def _radius(self) -> float:
+        return self.rho

@@ -1,0 +1,62 @@
+"""Estimators by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from influence_core.errors import InvalidInput
+from influence_core.estimators.base import Estimator
+
+
+def all_estimators() -> list[type[Estimator]]:
+    """The estimators of this package and those that others derived from ``Estimator``, sorted by name."""
+    found: set[type[Estimator]] = set()
+    waiting: list[type[Estimator]] = list(Estimator.__subclasses__())
+    while waiting:
+        cls = waiting.pop()
+        waiting += cls.__subclasses__()
+        if hasattr(cls, "name"):
+            found.add(cls)
+    return sorted(found, key=lambda cls: cls.name)
+
+
+def get(name: str, **parameters: Any) -> Estimator:
+    """Make an estimator by its lower-case name.
+
+    Args:
+        name: such as "fvm"; ``available()`` lists them.
+        **parameters: hyper-parameters.
+
+    Returns:
+        The estimator, not fitted.
+
+    Raises:
+        InvalidInput: if there is no such estimator or hyper-parameter.
+    """
+    known = {cls.name: cls for cls in all_estimators()}
+    if name.lower() not in known:
+        raise InvalidInput(f"there is no estimator {name!r}; choose one of {', '.join(known)}")
+    cls = known[name.lower()]
+    allowed = list(cls.__dataclass_fields__)
+    for parameter in parameters:
+        if parameter not in allowed:
+            raise InvalidInput(f"{cls.__name__} has no parameter {parameter!r}; it has {', '.join(allowed) or 'none'}")
+    return cls(**parameters)
+
+
+def available() -> pd.DataFrame:
+    """What there is: name, paper, what it needs, what it gives, and its cost."""
+    rows = [
+        {
+            "name": cls.name,
+            "title": cls.title,
+            "paper": cls.paper,
+            "needs": ", ".join(sorted({"checkpoint"} | cls.needs)),
+            "gives": ", ".join(cls.gives()),
+            "cost": cls.cost,
+        }
+        for cls in all_estimators()
+    ]
+    return pd.DataFrame(rows)

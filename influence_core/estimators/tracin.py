@@ -1,0 +1,83 @@
+"""Influence along the trajectory of training: TracIn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from influence_core.errors import InvalidInput
+from influence_core.estimators.base import Estimator
+from influence_core.gradients import inner_products, squared_norms
+from influence_core.progress import track
+from influence_core.study import Study
+from influence_core.training import Checkpoint
+
+
+@dataclass
+class TracIn(Estimator):
+    r"""Sum of gradient products over checkpoints (Pruthi et al. 2020, arXiv:2002.08484, section 3.2).
+
+    .. math:: h(z, z') = \sum_c w_c\, \nabla\ell(z', \theta_c) \cdot \nabla\ell(z, \theta_c)
+
+    A step on a training image lowers the loss of a test image by the learning rate times this product, so positive is
+    helpful without any change of sign. Self-influence is :math:`\sum_c w_c \lVert\nabla\ell(z, \theta_c)\rVert^2`.
+    Expect large scores for any image with a large gradient, whichever side it is on.
+
+    Args:
+        weights: "learning_rate" for :math:`w_c = \eta_c` (TracIn's own), "equal" for :math:`w_c = 1/C` (GEX, eq. 5).
+        last: how many of the last checkpoints to use; all by default.
+
+    Example:
+        >>> import influence_core as ic
+        >>> scores = ic.estimators.TracIn().fit(ic.demo.digits()).influence(test=[0])
+        >>> tuple(scores.values.shape)
+        (1000, 1)
+    """
+
+    name: ClassVar[str] = "tracin"
+    title: ClassVar[str] = "TracIn"
+    paper: ClassVar[str] = "Pruthi et al. 2020"
+    needs: ClassVar[frozenset[str]] = frozenset({"trajectory"})
+    cost: ClassVar[str] = "C (N + M) backward"
+    reasons: ClassVar[dict[str, str]] = {"label_influence": "it explains the labels that were trained on"}
+
+    weights: Literal["learning_rate", "equal"] = "learning_rate"
+    last: int | None = None
+
+    def _check_parameters(self) -> None:
+        if self.weights not in ("learning_rate", "equal"):
+            raise InvalidInput(f"weights is {self.weights!r}; choose 'learning_rate' or 'equal'")
+        if self.last is not None and self.last < 1:
+            raise InvalidInput(f"last is {self.last}; at least one checkpoint is needed")
+
+    def _fit(self, study: Study) -> None:
+        checkpoints = list(study.trajectory or ())[-(self.last or 0) :]
+        rates = torch.tensor([c.learning_rate for c in checkpoints], dtype=torch.float64)
+        if self.weights == "learning_rate" and not bool((rates > 0).any()):
+            raise InvalidInput("no checkpoint has a learning rate above 0: record them, or use weights='equal'")
+        equal = torch.full_like(rates, 1.0 / len(checkpoints))
+        self.weights_ = (rates if self.weights == "learning_rate" else equal).tolist()
+        self.checkpoints_: list[Checkpoint] = checkpoints
+
+    def _influence(self, test_ids: Tensor) -> Tensor:
+        study, chosen = self.study_, self.study_.test.subset(test_ids)
+        return self._total(
+            lambda model: inner_products(model, study.loss, study.train, chosen), "TracIn: gradient products"
+        )
+
+    def _self_influence(self) -> Tensor:
+        study = self.study_
+        return self._total(lambda model: squared_norms(model, study.loss, study.train), "TracIn: gradient norms")
+
+    def _mislabel_scores(self) -> Tensor:
+        return self._self_influence()
+
+    def _total(self, of: Callable[[nn.Module], Tensor], what: str) -> Tensor:
+        parts = []
+        for weight, checkpoint in track(list(zip(self.weights_, self.checkpoints_, strict=True)), what):
+            parts.append(weight * of(self.study_.at(checkpoint)))
+        return torch.stack(parts).sum(0)

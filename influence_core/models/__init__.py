@@ -1,0 +1,18 @@
+"""Architectures for small images, and safe loading of weights."""
+
+from influence_core.models.architectures import Architecture, architecture_of, build, mlp, names, register, small_cnn
+from influence_core.models.weights import check_finite, load_tensors, load_weights, save_tensors
+
+__all__ = [
+    "Architecture",
+    "architecture_of",
+    "build",
+    "check_finite",
+    "load_tensors",
+    "load_weights",
+    "mlp",
+    "names",
+    "register",
+    "save_tensors",
+    "small_cnn",
+]

@@ -1,0 +1,136 @@
+"""Architectures for small images, and a register of names that study files may use."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from torch import nn
+
+from influence_core._torchvision import torchvision
+from influence_core.errors import InvalidInput
+
+Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
+
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {}
+
+
+def register(name: str) -> Callable[[Builder], Builder]:
+    """Decorator: make an architecture known to study files under ``name``.
+
+    Args:
+        name: the value of ``architecture`` in ``study.toml``.
+
+    Returns:
+        A decorator that leaves the function or class as it is.
+    """
+
+    def keep(builder: Builder) -> Builder:
+        _BUILDERS[name] = builder
+        return builder
+
+    return keep
+
+
+def names() -> list[str]:
+    """Names of the registered architectures, sorted; ``torchvision:NAME`` works besides."""
+    return sorted(_BUILDERS)
+
+
+def build(name: str, **arguments: Any) -> nn.Module:
+    """Build an architecture with fresh weights.
+
+    Args:
+        name: a registered name, or ``torchvision:resnet18`` for a classifier of torchvision.
+        **arguments: passed to the builder.
+
+    Returns:
+        The module.
+
+    Raises:
+        InvalidInput: if there is no such architecture, or its arguments do not fit.
+    """
+    if name.startswith("torchvision:"):
+        models = torchvision().models
+        wanted = name.partition(":")[2]
+        if wanted not in models.list_models(module=models):
+            raise InvalidInput(f"torchvision has no classifier {wanted!r}; torchvision.models.list_models() names them")
+        builder: Callable[..., nn.Module] = lambda **kw: models.get_model(wanted, weights=None, **kw)  # noqa: E731
+    elif name in _BUILDERS:
+        builder = _BUILDERS[name]
+    else:
+        raise InvalidInput(
+            f"there is no architecture {name!r}. Known: {', '.join(names())}, and torchvision:NAME. Register your own "
+            "with @ic.models.register(name) in a module that is imported first (the app's --plugin), or pass the "
+            "model itself: ic.Study.load(path, model=my_model)."
+        )
+    try:
+        model = builder(**arguments)
+    except TypeError as error:
+        raise InvalidInput(f"architecture {name!r} does not take the arguments {arguments}: {error}") from error
+    model.architecture = Architecture(name, arguments)  # type: ignore[assignment]  # a plain attribute, kept by deepcopy
+    return model
+
+
+class Architecture(NamedTuple):
+    """How a model was built, so that a study file can say it."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def architecture_of(model: nn.Module) -> Architecture | None:
+    """How ``model`` was built, if ``build`` made it."""
+    found = getattr(model, "architecture", None)
+    return found if isinstance(found, Architecture) else None
+
+
+def _block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    ]
+
+
+@register("small_cnn")
+def small_cnn(channels: int = 1, classes: int = 10, width: int = 16) -> nn.Sequential:
+    """Three 3x3 convolutions with batch normalisation, global average pooling and a linear layer.
+
+    Args:
+        channels: of the input image.
+        classes: K.
+        width: channels after the first convolution; the next two have twice as many.
+
+    Returns:
+        A module from [B, channels, H, W] to logits [B, classes]; 14,458 parameters with the defaults.
+    """
+    return nn.Sequential(
+        *_block(channels, width, 1),
+        *_block(width, 2 * width, 2),
+        *_block(2 * width, 2 * width, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(2 * width, classes),
+    )
+
+
+@register("mlp")
+def mlp(inputs: int, classes: int, hidden: int = 64, depth: int = 1) -> nn.Sequential:
+    """Flatten, then ``depth`` hidden layers with tanh, then a linear layer.
+
+    Args:
+        inputs: number of input values per sample.
+        classes: K.
+        hidden: units of a hidden layer.
+        depth: number of hidden layers; 0 is multinomial logistic regression.
+
+    Returns:
+        A module from [B, ...] to logits [B, classes].
+    """
+    sizes = [inputs] + [hidden] * depth
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in itertools.pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))

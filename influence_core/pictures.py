@@ -1,0 +1,67 @@
+"""Pictures as files and as HTML: what the app's thumbnails and a notebook's tables show."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+
+from PIL import Image
+
+from influence_core.data import LabelledDataset
+from influence_core.errors import NotSupported
+
+
+def thumbnail(data: LabelledDataset, index: int, size: int = 96) -> bytes:
+    """A picture of a sample as WEBP.
+
+    Small pictures are enlarged without smoothing, so that the pixels the model saw stay visible.
+
+    Args:
+        data: the dataset.
+        index: sample id.
+        size: of the longer side, in pixels.
+
+    Returns:
+        The bytes of a WEBP file.
+    """
+    image = data.picture(index)
+    scale = size / max(image.size)
+    shape = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    way = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
+    buffer = io.BytesIO()
+    image.convert("RGB").resize(shape, way).save(buffer, "WEBP", quality=80, method=2)
+    return buffer.getvalue()
+
+
+def data_url(data: LabelledDataset, index: int, size: int = 96) -> str:
+    """A picture as a ``data:`` URL, for HTML and Plotly figures that must stand alone."""
+    return "data:image/webp;base64," + base64.b64encode(thumbnail(data, index, size)).decode()
+
+
+def picture_html(data: LabelledDataset | None, index: int, caption: str) -> str:
+    """A small HTML figure of one sample; every name in it is escaped.
+
+    Args:
+        data: the dataset; without it only the id is shown.
+        index: sample id.
+        caption: one line under the label.
+
+    Returns:
+        HTML.
+    """
+    image, label = "", ""
+    if data is not None:
+        given = int(data.labels[index])
+        label = data.class_name(given)
+        if data.true_labels is not None and int(data.true_labels[index]) != given:
+            label += f" (truly {data.class_name(int(data.true_labels[index]))})"
+        try:
+            image = f'<img src="{data_url(data, index, 64)}" width="64" alt="" style="border-radius:4px"><br>'
+        except NotSupported:
+            image = ""
+    text = f"<b>{html.escape(label)}</b><br>" if label else ""
+    return (
+        f'<div style="text-align:center;min-width:64px">{image}{text}'
+        f'<span style="opacity:.7">#{index} · {html.escape(caption)}</span></div>'
+    )

@@ -1,0 +1,290 @@
+"""Scores: what every estimator returns. Sign, scale, coverage and origin travel with the numbers."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from influence_core.data import LabelledDataset
+from influence_core.errors import InvalidInput, NotSupported
+from influence_core.models import load_tensors, save_tensors
+from influence_core.pictures import picture_html
+
+Kind = Literal["influence", "self_influence", "mislabel", "label_influence"]
+"""What the numbers mean; ``MEANING`` says it in a sentence."""
+
+Scale = Literal["nats", "rank only"]
+"""Whether a value is a change of loss in nats, or only its order carries meaning."""
+
+MEANING: dict[str, str] = {
+    "influence": "positive: helpful, removing the training image raises the loss of the test image",
+    "self_influence": "large: memorised, the model knows the image only because it was trained on it",
+    "mislabel": "large: probably mislabelled",
+    "label_influence": "the label with the largest value is the suggestion",
+}
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of the model an estimator really used.
+
+    Attributes:
+        parameters: share of the trainable parameters, 0 to 1.
+        gradient_norm: share of the squared norm of the training gradients that these parameters carry, 0 to 1.
+    """
+
+    parameters: float = 1.0
+    gradient_norm: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Numbers with a label on the jar.
+
+    Attributes:
+        values: [N, M] for influence, [N, K] for label influence, [N] otherwise.
+        train_ids: the training image of each row, int64 [N].
+        kind: see ``MEANING``.
+        scale: "nats" or "rank only".
+        test_ids: the test image of each column, int64 [M]; ``None`` unless ``kind`` is "influence".
+        coverage: share of the model that was used.
+        meta: estimator, every hyper-parameter, fingerprint of the study, solver residual, seconds, peak memory.
+        train: the training set, for names and pictures; not saved.
+        test: the test set, likewise.
+
+    Raises:
+        InvalidInput: if a shape does not fit or a value is NaN or infinite.
+    """
+
+    values: Tensor
+    train_ids: Tensor
+    kind: Kind
+    scale: Scale = "rank only"
+    test_ids: Tensor | None = None
+    coverage: Coverage = field(default_factory=Coverage)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    train: LabelledDataset | None = field(default=None, repr=False)
+    test: LabelledDataset | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check shapes and numbers."""
+        if self.kind not in MEANING:
+            raise InvalidInput(f"there is no kind of scores {self.kind!r}; choose one of {', '.join(MEANING)}")
+        columns = {"influence": 2, "label_influence": 2}.get(self.kind, 1)
+        if self.values.ndim != columns or len(self.values) != len(self.train_ids):
+            raise InvalidInput(
+                f"{self.kind} scores have shape {tuple(self.values.shape)} for {len(self.train_ids)} training images; "
+                f"expected {'[N, columns]' if columns == 2 else '[N]'}"
+            )
+        if (self.kind == "influence") != (self.test_ids is not None):
+            raise InvalidInput(f"test_ids belong to influence scores and to no others; these are {self.kind} scores")
+        if self.test_ids is not None and len(self.test_ids) != self.values.shape[1]:
+            raise InvalidInput(f"{len(self.test_ids)} test ids for {self.values.shape[1]} columns")
+        if not bool(torch.isfinite(self.values).all()):
+            bad = (~torch.isfinite(self.values)).nonzero()[0].tolist()
+            raise InvalidInput(
+                f"the {self.kind} score of training image {int(self.train_ids[bad[0]])} is "
+                f"{float(self.values[tuple(bad)])}: look for extreme inputs or weights, or raise the damping"
+            )
+
+    @property
+    def meaning(self) -> str:
+        """What a large value means."""
+        return MEANING[self.kind]
+
+    @property
+    def name(self) -> str:
+        """Name of the estimator, as in ``ic.estimators.get``."""
+        return str(self.meta.get("estimator", "scores"))
+
+    def column(self, test_id: int | None = None) -> Tensor:
+        """One value per training image.
+
+        Args:
+            test_id: id of a test image, for influence scores only.
+
+        Returns:
+            [N].
+
+        Raises:
+            InvalidInput: if these scores have no such column.
+        """
+        if self.test_ids is None:
+            if test_id is not None or self.values.ndim != 1:
+                raise InvalidInput(f"{self.kind} scores have no column for a test image")
+            return self.values
+        if test_id is None:
+            raise InvalidInput(f"say which test image: one of {_some(self.test_ids)}")
+        found = (self.test_ids == test_id).nonzero().flatten()
+        if not found.numel():
+            raise InvalidInput(f"no scores for test image {test_id}; there are some for {_some(self.test_ids)}")
+        return self.values[:, int(found[0])]
+
+    def top(self, test_id: int | None = None, k: int = 10, lowest: bool = False) -> pd.DataFrame:
+        """The training images with the largest (or lowest) scores.
+
+        Args:
+            test_id: which test image; only for influence scores.
+            k: how many.
+            lowest: the lowest instead, so the most harmful of influence scores.
+
+        Returns:
+            One row per image from the most extreme on: rank, train_id, score, given_label, and true_label when known.
+            Equal scores are in the order of their ids.
+        """
+        column = self.column(test_id)
+        order = torch.sort(column, descending=not lowest, stable=True).indices[: max(0, k)]
+        ids = self.train_ids[order]
+        frame = pd.DataFrame({"rank": range(1, len(ids) + 1), "train_id": ids.numpy(), "score": column[order].numpy()})
+        if self.train is not None:
+            frame["given_label"] = [self.train.class_name(int(y)) for y in self.train.labels[ids]]
+            if self.train.true_labels is not None:
+                frame["true_label"] = [self.train.class_name(int(y)) for y in self.train.true_labels[ids]]
+        return frame
+
+    def helpful(self, test_id: int, k: int = 10) -> pd.DataFrame:
+        """The training images that pulled most towards the right answer for a test image; see ``top``."""
+        return self._signed("helpful").top(test_id, k)
+
+    def harmful(self, test_id: int, k: int = 10) -> pd.DataFrame:
+        """The training images that pushed most towards the wrong answer for a test image; see ``top``."""
+        return self._signed("harmful").top(test_id, k, lowest=True)
+
+    def roc(self) -> pd.DataFrame:
+        """ROC curve of these mislabel or self-influence scores against the true labels.
+
+        Returns:
+            false_positive_rate, true_positive_rate and threshold, one row per threshold.
+
+        Raises:
+            NotSupported: if the true labels are unknown, or the kind has no such curve.
+        """
+        from sklearn.metrics import roc_curve
+
+        if self.kind not in ("mislabel", "self_influence"):
+            raise NotSupported(f"a ROC curve needs mislabel or self-influence scores; these are {self.kind} scores")
+        wrong = None if self.train is None else self.train.corrupted
+        if wrong is None:
+            raise NotSupported("a ROC curve needs true labels: LabelledDataset(..., true_labels=...)")
+        false_positive, true_positive, threshold = roc_curve(wrong[self.train_ids].numpy(), self.values.numpy())
+        columns = {"false_positive_rate": false_positive, "true_positive_rate": true_positive, "threshold": threshold}
+        return pd.DataFrame(columns)
+
+    def to_frame(self) -> pd.DataFrame:
+        """All numbers, one row per training image: train_id, then ``score`` or one column per test image or label."""
+        if self.values.ndim == 1:
+            columns: dict[Any, Any] = {"score": self.values.numpy()}
+        elif self.test_ids is not None:
+            columns = {f"test_{int(j)}": self.values[:, c].numpy() for c, j in enumerate(self.test_ids)}
+        else:
+            names = self.train.class_name if self.train is not None else str
+            columns = {f"label_{names(k)}": self.values[:, k].numpy() for k in range(self.values.shape[1])}
+        return pd.DataFrame({"train_id": self.train_ids.numpy()} | columns)
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write ``to_frame`` as CSV (UTF-8, without an index).
+
+        Args:
+            path: file to write.
+        """
+        self.to_frame().to_csv(path, index=False, lineterminator="\n")
+
+    def save(self, path: str | Path) -> None:
+        """Write numbers and origin as one safetensors file.
+
+        Args:
+            path: file to write.
+        """
+        tensors = {"values": self.values, "train_ids": self.train_ids}
+        if self.test_ids is not None:
+            tensors["test_ids"] = self.test_ids
+        facts = {
+            "kind": self.kind,
+            "scale": self.scale,
+            "coverage": [self.coverage.parameters, self.coverage.gradient_norm],
+            "meta": dict(self.meta),
+        }
+        save_tensors(path, tensors, {"scores": json.dumps(facts)})
+
+    @classmethod
+    def load(
+        cls, path: str | Path, train: LabelledDataset | None = None, test: LabelledDataset | None = None
+    ) -> Scores:
+        """Read what ``save`` wrote.
+
+        Args:
+            path: the file.
+            train: the training set, to show names and pictures.
+            test: the test set, likewise.
+
+        Returns:
+            The scores.
+
+        Raises:
+            InvalidInput: if the file holds no scores.
+        """
+        from safetensors import safe_open
+
+        tensors = load_tensors(path)
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("scores")
+        if text is None:
+            raise InvalidInput(f"{path} holds no scores; write them with Scores.save")
+        facts = json.loads(text)
+        facts["coverage"] = Coverage(*facts["coverage"])
+        parts: dict[str, Any] = {**tensors, **facts}
+        return cls(**parts, train=train, test=test)
+
+    def with_meta(self, **facts: Any) -> Scores:
+        """The same scores with more facts in ``meta``."""
+        return replace(self, meta={**self.meta, **facts})
+
+    def __repr__(self) -> str:
+        """Estimator, kind, shape and scale."""
+        shape = " x ".join(str(n) for n in self.values.shape)
+        return f"Scores({self.name}: {self.kind}, {shape}, {self.scale}; {self.meaning})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: origin, and the extreme images with their labels."""
+        seconds = self.meta.get("seconds")
+        origin = [f"{self.name} · {self.kind.replace('_', ' ')}", self.scale, self.meaning]
+        origin += [f"{seconds:.2g} s"] if isinstance(seconds, float) else []
+        parts = [f"<p>{html.escape(' · '.join(origin))}</p>"]
+        if self.kind == "influence" and self.test_ids is not None:
+            for test_id in self.test_ids[:2].tolist():
+                title = f"test image {test_id}"
+                if self.test is not None:
+                    title += f" ({self.test.class_name(int(self.test.labels[test_id]))})"
+                parts.append(f"<p><b>{html.escape(title)}</b></p>")
+                parts.append(self._row("most harmful", self.harmful(test_id, 6)))
+                parts.append(self._row("most helpful", self.helpful(test_id, 6)))
+            if len(self.test_ids) > 2:
+                parts.append(f"<p>and {len(self.test_ids) - 2} more test images</p>")
+        elif self.values.ndim == 1:
+            parts.append(self._row("largest", self.top(k=12)))
+        else:
+            parts.append(self.to_frame().head(8).to_html(index=False, float_format="{:.3g}".format))
+        return f'<div style="font-family:sans-serif;font-size:13px">{"".join(parts)}</div>'
+
+    def _row(self, title: str, frame: pd.DataFrame) -> str:
+        cells = [picture_html(self.train, int(r["train_id"]), f"{r['score']:.3g}") for r in frame.to_dict("records")]
+        row = f'<div style="display:flex;gap:8px;flex-wrap:wrap">{"".join(cells)}</div>'
+        return f'<div style="margin:4px 0"><div style="opacity:.7">{html.escape(title)}</div>{row}</div>'
+
+    def _signed(self, what: str) -> Scores:
+        if self.kind != "influence":
+            raise NotSupported(f"{what} images belong to influence scores; these are {self.kind} scores")
+        return self
+
+
+def _some(ids: Tensor, most: int = 8) -> str:
+    listed = ", ".join(str(i) for i in ids[:most].tolist())
+    return listed + (f" and {len(ids) - most} more" if len(ids) > most else "")

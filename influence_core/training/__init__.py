@@ -1,0 +1,21 @@
+"""Fitting a model, sharpness-aware optimisers, and the trajectory of checkpoints."""
+
+from influence_core.training.batchnorm import frozen_statistics, norm_layers, refresh_statistics
+from influence_core.training.fit import cosine, fit, shuffled_batches, step
+from influence_core.training.sharpness import SAM, perturbation
+from influence_core.training.trajectory import Checkpoint, Recipe, Trajectory
+
+__all__ = [
+    "SAM",
+    "Checkpoint",
+    "Recipe",
+    "Trajectory",
+    "cosine",
+    "fit",
+    "frozen_statistics",
+    "norm_layers",
+    "perturbation",
+    "refresh_statistics",
+    "shuffled_batches",
+    "step",
+]

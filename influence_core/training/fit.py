@@ -1,0 +1,169 @@
+"""Train a model and record its trajectory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from influence_core.data import LabelledDataset, wrap
+from influence_core.errors import InvalidInput
+from influence_core.losses import Loss, cross_entropy
+from influence_core.progress import track
+from influence_core.training.batchnorm import frozen_statistics
+from influence_core.training.sharpness import SAM
+from influence_core.training.trajectory import Checkpoint, Recipe, Trajectory
+
+Augmentation = Callable[[Tensor], Tensor]
+"""Changes a batch of inputs [B, ...] while training; torch's global generator drives it, seeded by ``seed``."""
+
+OPTIMIZERS = ("sgd", "sam")
+
+
+def cosine(progress: float) -> float:
+    """Factor of the learning rate at ``progress`` from 0 to 1: half a cosine from 1 to 0."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def shuffled_batches(
+    data: LabelledDataset, batch_size: int, generator: torch.Generator, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches, every pass in a new order; the rest of a pass opens the next batch only in the next pass.
+
+    Args:
+        data: to draw from.
+        batch_size: of all batches but the last of a pass.
+        generator: of the orders.
+        device: to put the batches on.
+
+    Yields:
+        Inputs and labels.
+    """
+    while True:
+        order = torch.randperm(len(data), generator=generator)
+        for ids in order.split(batch_size):
+            if len(ids) == 1 and len(data) > 1:
+                continue  # batch normalisation has no variance of one sample
+            inputs, labels = data.batch(ids)
+            yield inputs.to(device), labels.to(device)
+
+
+def fit(
+    model: nn.Module,
+    train: Dataset[Any],
+    *,
+    optimizer: str = "sgd",
+    epochs: int = 30,
+    learning_rate: float = 0.1,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    batch_size: int = 128,
+    rho: float = 0.05,
+    checkpoints: int = 5,
+    loss: Loss = cross_entropy,
+    augment: Augmentation | None = None,
+    seed: int = 0,
+) -> Trajectory:
+    """Train ``model`` in place with a cosine learning rate and record checkpoints.
+
+    Args:
+        model: to train, on the device it is on; left in eval mode.
+        train: map-style dataset of ``(input tensor, label)``.
+        optimizer: "sgd", or "sam" for sharpness-aware minimisation around SGD.
+        epochs: passes over ``train``.
+        learning_rate: at the start; half a cosine takes it to 0.
+        momentum: of SGD.
+        weight_decay: lambda of the penalty lambda/2 ||w||^2, on all parameters.
+        batch_size: samples per step.
+        rho: radius of SAM's ascent; not used by "sgd".
+        checkpoints: how many to keep, evenly spaced, the last one at the end.
+        loss: one loss per sample.
+        augment: changes a batch of inputs, or ``None``.
+        seed: of the order of the batches and of ``augment``.
+
+    Returns:
+        The checkpoints, with learning rate and rho.
+
+    Raises:
+        InvalidInput: if an argument makes no sense or the loss stops being finite.
+    """
+    if optimizer not in OPTIMIZERS:
+        raise InvalidInput(f"there is no optimizer {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
+    if epochs < 1 or batch_size < 2 or not 1 <= checkpoints <= epochs:
+        raise InvalidInput(
+            f"epochs={epochs}, batch_size={batch_size}, checkpoints={checkpoints}: at least one epoch, two samples a "
+            "batch, and between one checkpoint and one per epoch are needed"
+        )
+    data = wrap(train, "train")
+    device = next(model.parameters()).device
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    base = torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
+    radius = rho if optimizer == "sam" else 0.0
+    generator = torch.Generator().manual_seed(seed)
+    batches = shuffled_batches(data, batch_size, generator, device)
+    rest = len(data) % batch_size
+    per_epoch = math.ceil(len(data) / batch_size) - (rest == 1 and len(data) > 1)
+    keep = {round(epochs * (c + 1) / checkpoints) for c in range(checkpoints)}
+    recorded: list[Checkpoint] = []
+    losses: list[float] = []
+    rate_sum = 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.train()
+        for epoch in track(range(1, epochs + 1), f"training with {optimizer.upper()}"):
+            total = 0.0
+            for i in range(per_epoch):
+                rate = learning_rate * cosine(((epoch - 1) * per_epoch + i) / (epochs * per_epoch))
+                for group in base.param_groups:
+                    group["lr"] = rate
+                rate_sum += rate
+                inputs, labels = next(batches)
+                total += step(model, base, loss, augment(inputs) if augment else inputs, labels, radius)
+            losses.append(total / per_epoch)
+            if not math.isfinite(losses[-1]):
+                raise InvalidInput(f"the loss is {losses[-1]} after epoch {epoch}: lower learning_rate={learning_rate}")
+            if epoch in keep:
+                state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+                recorded.append(Checkpoint(epoch * per_epoch, float(epoch), rate, rate_sum, radius, state))
+                rate_sum = 0.0
+    model.eval()
+    recipe = Recipe(optimizer, learning_rate, momentum, weight_decay, radius, batch_size, epochs, seed)
+    return Trajectory(recorded, recipe, losses)
+
+
+def step(
+    model: nn.Module, base: torch.optim.Optimizer, loss: Loss, inputs: Tensor, labels: Tensor, rho: float = 0.0
+) -> float:
+    """One optimiser step on one batch, sharpness-aware if ``rho`` is positive.
+
+    Args:
+        model: in the mode the step is to see.
+        base: the optimiser over its parameters.
+        loss: one loss per sample.
+        inputs: [B, ...].
+        labels: [B].
+        rho: radius of the ascent; 0 for a plain step.
+
+    Returns:
+        Mean loss of the batch at the weights before the step.
+    """
+    seen: list[float] = []
+
+    def gradients(perturbed: bool) -> None:
+        with frozen_statistics(model) if perturbed else nullcontext():
+            value = loss(model(inputs), labels).mean()
+        value.backward()
+        seen.append(float(value.detach()))
+
+    if rho > 0:
+        SAM(base, rho).step(gradients)
+    else:
+        base.zero_grad()
+        gradients(False)
+        base.step()
+    return seen[0]
