@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import operator
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,6 +65,11 @@ class LabelledDataset(Dataset[tuple[Tensor, int]]):
         self.true_labels = None if true_labels is None else _label_tensor(true_labels, size, f"{name} true labels")
         self.class_names = None if class_names is None else [str(c) for c in class_names]
         if self.class_names is not None:
+            twice = [c for c, count in Counter(self.class_names).items() if count > 1]
+            if twice:
+                raise InvalidInput(
+                    f"the {name} set has two classes called {twice[0]!r}: a table of labels could not tell them apart"
+                )
             for given in (self.labels, self.true_labels):
                 if given is not None:
                     check_labels(given, len(self.class_names), name)
@@ -165,12 +172,23 @@ class LabelledDataset(Dataset[tuple[Tensor, int]]):
         """Some of the samples, renumbered from 0.
 
         Args:
-            ids: which samples to keep, in this order.
+            ids: which samples to keep, in this order; or a mask, bool [N].
 
         Returns:
             A new dataset; this one does not change.
+
+        Raises:
+            InvalidInput: if there is no such sample, or a mask has another length.
         """
-        ids = torch.as_tensor(ids, dtype=torch.long)
+        ids = torch.as_tensor(ids)
+        if ids.dtype == torch.bool:
+            if len(ids) != len(self):
+                raise InvalidInput(f"a mask of {len(ids)} values for the {len(self)} samples of the {self.name} set")
+            ids = ids.nonzero().flatten()
+        ids = ids.to(torch.long)
+        bad = ids[(ids < 0) | (ids >= len(self))]
+        if bad.numel():
+            raise InvalidInput(f"there is no {self.name} sample {int(bad[0])}; ids go from 0 to {len(self) - 1}")
         listed = ids.tolist()
         source = self._pictures
         return LabelledDataset(
@@ -214,9 +232,12 @@ class _Subset(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.base[self.ids[index]]
 
+    def inputs(self, ids: Tensor) -> Tensor:
+        return self.base.batch([self.ids[i] for i in ids.tolist()])[0]
+
 
 def wrap(dataset: Dataset[Any], name: str, class_names: Sequence[str] | None = None) -> LabelledDataset:
-    """Make a ``LabelledDataset`` of any map-style dataset; one that is one already is kept.
+    """Make a ``LabelledDataset`` of any map-style dataset; one that is one already is kept, and never changed.
 
     Args:
         dataset: a map-style dataset of ``(input tensor, label)``.
@@ -227,10 +248,11 @@ def wrap(dataset: Dataset[Any], name: str, class_names: Sequence[str] | None = N
         The dataset, wrapped.
     """
     if isinstance(dataset, LabelledDataset):
-        if dataset.class_names is None and class_names is not None:
+        nameless = dataset.class_names is None and class_names is not None
+        if nameless or dataset.name == "data":
             dataset = dataset.with_labels(dataset.labels)
-            dataset.class_names = list(class_names)
-        dataset.name = name if dataset.name == "data" else dataset.name
+            dataset.class_names = list(class_names or ()) if nameless else dataset.class_names
+            dataset.name = name if dataset.name == "data" else dataset.name
         return dataset
     names = class_names if class_names is not None else getattr(dataset, "classes", None)
     return LabelledDataset(dataset, class_names=names, name=name)
@@ -266,13 +288,30 @@ def _read_labels(base: Dataset[Any], name: str) -> Any:
         return base.tensors[1]
     for attribute in ("labels", "targets"):  # torchvision's names; they spare a pass over the inputs
         found = getattr(base, attribute, None)
-        if found is not None and not callable(found):
+        if found is not None and not callable(found) and getattr(base, "target_transform", None) is None:
             return found
-    return [int(base[i][1]) for i in range(len(base))]  # type: ignore[arg-type]
+    return [_label(base, i, name) for i in range(len(base))]  # type: ignore[arg-type]
+
+
+def _label(base: Dataset[Any], index: int, name: str) -> int:
+    item = base[index]
+    try:
+        return operator.index(item[1])
+    except (TypeError, IndexError, KeyError) as error:
+        kind = type(item).__name__ if not isinstance(item, (tuple, list)) else [type(part).__name__ for part in item]
+        raise InvalidInput(
+            f"{name} sample {index} is {kind}, expected (input tensor, label) with an integer as label"
+        ) from error
 
 
 def _label_tensor(labels: Any, size: int, what: str) -> Tensor:
-    tensor = torch.as_tensor(np.asarray(labels) if not isinstance(labels, Tensor) else labels).detach().cpu()
+    try:
+        tensor = torch.as_tensor(np.asarray(labels) if not isinstance(labels, Tensor) else labels).detach().cpu()
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"the {what} are no numbers; give integers from 0 to the number of classes less one, and the names as "
+            "class_names"
+        ) from error
     if tensor.ndim != 1 or tensor.numel() != size:
         raise InvalidInput(
             f"the {what} have shape {tuple(tensor.shape)}, expected one integer for each of {size} samples"

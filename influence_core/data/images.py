@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -72,8 +72,10 @@ class EncodedImages(Dataset[tuple[Tensor, int]]):
         source = self.sources[index]
         try:
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
+                    return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
                 return image.convert("L" if image.mode in ("1", "L") else "RGB")
-        except (UnidentifiedImageError, OSError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             what = f"image {index}" if isinstance(source, bytes) else str(source)
             raise InvalidInput(f"{what} cannot be read as a picture ({error}). Remove or replace it.") from error
 
@@ -104,7 +106,7 @@ def image_folder(
         InvalidInput: if there is no such folder, no picture, or a sub-folder that is no class.
     """
     root = Path(path)
-    folders = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    folders = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
     if not folders:
         raise InvalidInput(f"{root} has no sub-folders: one folder per class is needed, as in {root}/cat/001.png")
     classes = list(class_names) if class_names is not None else folders
@@ -115,7 +117,7 @@ def image_folder(
         (file, label)
         for label, folder in enumerate(classes)
         for file in sorted((root / folder).rglob("*"))
-        if file.suffix.lower() in SUFFIXES
+        if file.suffix.lower() in SUFFIXES and file.name[0] != "."
     ]
     if not files:
         raise InvalidInput(f"{root} holds no picture; these endings are read: {', '.join(SUFFIXES)}")
@@ -178,14 +180,29 @@ def parquet_images(
         raise InvalidInput(f"{path} is no complete Parquet file ({str(error).splitlines()[0]})") from error
     rows: list[Any] = table[image].to_pylist()
     sources = [row["bytes"] if isinstance(row, dict) else row for row in rows]
-    if not all(isinstance(source, bytes) for source in sources):
-        raise InvalidInput(f"column {image!r} of {path} is {table[image].type}, the bytes of picture files are needed")
-    labels = torch.from_numpy(table[label].to_numpy().astype(np.int64))
+    for row, source in enumerate(sources):
+        if not isinstance(source, bytes):
+            raise InvalidInput(
+                f"column {image!r} of {path} has {type(source).__name__} in row {row} (its type is "
+                f"{table[image].type}); the bytes of picture files are needed"
+            )
+    labels = _integers(table[label], label, path)
     images = EncodedImages(sources, labels, size, mean, std)
     return LabelledDataset(
         images,
-        true_labels=None if true_label is None else table[true_label].to_numpy().astype(np.int64),
+        true_labels=None if true_label is None else _integers(table[true_label], true_label, path),
         class_names=class_names,
         pictures=images.picture,
         name=name,
     )
+
+
+def _integers(column: Any, name: str, path: Path) -> Tensor:
+    import pyarrow as pa
+
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise InvalidInput(
+            f"column {name!r} of {path} is {column.type} with {column.null_count} empty cells, expected an integer in "
+            "every row"
+        )
+    return torch.from_numpy(column.to_numpy().astype(np.int64))
