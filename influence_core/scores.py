@@ -15,7 +15,7 @@ from torch import Tensor
 
 from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput, NotSupported
-from influence_core.models import load_tensors, save_tensors
+from influence_core.models import load_tensors, read_facts, save_tensors
 from influence_core.pictures import picture_html
 
 Kind = Literal["influence", "self_influence", "mislabel", "label_influence"]
@@ -174,7 +174,12 @@ class Scores:
         wrong = None if self.train is None else self.train.corrupted
         if wrong is None:
             raise NotSupported("a ROC curve needs true labels: LabelledDataset(..., true_labels=...)")
-        false_positive, true_positive, threshold = roc_curve(wrong[self.train_ids].numpy(), self.values.numpy())
+        wrong = wrong[self.train_ids]
+        if not bool(wrong.any()) or bool(wrong.all()):
+            raise NotSupported(
+                f"a ROC curve needs right and wrong labels, {int(wrong.sum())} of {len(wrong)} are wrong"
+            )
+        false_positive, true_positive, threshold = roc_curve(wrong.numpy(), self.values.numpy())
         columns = {"false_positive_rate": false_positive, "true_positive_rate": true_positive, "threshold": threshold}
         return pd.DataFrame(columns)
 
@@ -231,17 +236,15 @@ class Scores:
         Raises:
             InvalidInput: if the file holds no scores.
         """
-        from safetensors import safe_open
-
-        tensors = load_tensors(path)
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("scores")
-        if text is None:
+        tensors, facts = load_tensors(path), read_facts(path, "scores")
+        if facts is None:
             raise InvalidInput(f"{path} holds no scores; write them with Scores.save")
-        facts = json.loads(text)
-        facts["coverage"] = Coverage(*facts["coverage"])
-        parts: dict[str, Any] = {**tensors, **facts}
-        return cls(**parts, train=train, test=test)
+        try:
+            facts["coverage"] = Coverage(*facts["coverage"])
+            parts: dict[str, Any] = {**tensors, **facts}
+            return cls(**parts, train=train, test=test)
+        except (TypeError, KeyError) as error:
+            raise InvalidInput(f"{path} is not what Scores.save of this version writes: {error}") from error
 
     def with_meta(self, **facts: Any) -> Scores:
         """The same scores with more facts in ``meta``."""

@@ -1,7 +1,7 @@
 """Architectures for small images, and safe loading of weights."""
 
 from influence_core.models.architectures import Architecture, architecture_of, build, mlp, names, register, small_cnn
-from influence_core.models.weights import check_finite, load_tensors, load_weights, save_tensors
+from influence_core.models.weights import check_finite, load_tensors, load_weights, read_facts, save_tensors
 
 __all__ = [
     "Architecture",
@@ -12,6 +12,7 @@ __all__ = [
     "load_weights",
     "mlp",
     "names",
+    "read_facts",
     "register",
     "save_tensors",
     "small_cnn",

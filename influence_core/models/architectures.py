@@ -67,7 +67,7 @@ def build(name: str, **arguments: Any) -> nn.Module:
         )
     try:
         model = builder(**arguments)
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise InvalidInput(f"architecture {name!r} does not take the arguments {arguments}: {error}") from error
     model.architecture = Architecture(name, arguments)  # type: ignore[assignment]  # a plain attribute, kept by deepcopy
     return model

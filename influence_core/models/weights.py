@@ -6,9 +6,11 @@ every pickle that is more than a state dict.
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -59,13 +61,15 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
             f"{path} is a pickle that holds more than tensors; loading it could run somebody else's code, so it was "
             "not loaded. Save the weights alone: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a broken file makes the readers trip over
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidInput(f"{path} cannot be read as a tensor file: {first}") from error
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]  # the usual wrapping of training scripts
+    for key in ("state_dict", "model_state_dict", "model"):  # the usual wrappings of training scripts
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise InvalidInput(f"{path} holds a {type(loaded).__name__}, expected a state dict (name -> tensor)")
+        keys = f" with {_some([str(key) for key in loaded])}" if isinstance(loaded, Mapping) else ""
+        raise InvalidInput(f"{path} holds a {type(loaded).__name__}{keys}, expected a state dict (name -> tensor)")
     return {str(k): v for k, v in loaded.items()}
 
 
@@ -120,6 +124,27 @@ def check_finite(tensor: Tensor, what: str) -> None:
             f"{what} has {bad} of {tensor.numel()} values that are NaN or infinite: its training diverged. "
             "Lower the learning rate, or take an earlier checkpoint."
         )
+
+
+def read_facts(path: str | Path, key: str) -> Any:
+    """Read the JSON that ``save_tensors`` kept beside the tensors.
+
+    Args:
+        path: a safetensors file.
+        key: name of the text in its metadata.
+
+    Returns:
+        What the JSON says; ``None`` if there is none under ``key``.
+
+    Raises:
+        InvalidInput: if the file is no safetensors file, or the text no JSON.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(key)
+        return None if text is None else json.loads(text)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise InvalidInput(f"{path} is no safetensors file with readable facts about its {key}: {error}") from error
 
 
 def _some(names: list[str], most: int = 4) -> str:

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import re
+
+import pytest
+import torch
+from helpers import net
+from torch import nn
+
+import influence_core as ic
+from influence_core.errors import InvalidInput
+from influence_core.models import build, load_tensors, load_weights, save_tensors
+
+
+class Bomb:
+    """A pickle of it makes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.path}",))
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.bin", "model.safetensors"])
+@pytest.mark.parametrize("way", ["torch", "pickle"])
+def test_code_in_a_pickle_is_not_run(tmp_path, name, way):
+    proof, path = tmp_path / "proof", tmp_path / name
+    holding = {"weight": torch.zeros(2), "bomb": Bomb(proof)}
+    torch.save(holding, path) if way == "torch" else path.write_bytes(pickle.dumps(holding))
+    with pytest.raises(InvalidInput, match=re.escape(str(path))):
+        load_tensors(path)
+    assert not proof.exists()
+    pickle.loads(pickle.dumps(Bomb(proof)))
+    assert proof.exists(), "the bomb would have gone off"
+
+
+def test_a_whole_model_in_a_pickle_is_refused_with_the_way_out(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "model.pt")
+    with pytest.raises(InvalidInput, match=r"more than tensors.*not loaded.*save_file"):
+        load_tensors(tmp_path / "model.pt")
+
+
+def test_missing_file():
+    with pytest.raises(InvalidInput, match=r"there is no file nowhere/model\.safetensors"):
+        load_tensors("nowhere/model.safetensors")
+
+
+@pytest.mark.parametrize("kept", [0, 5, 0.5, 0.99])
+def test_a_truncated_safetensors_file_is_named(tmp_path, kept):
+    path = tmp_path / "model.safetensors"
+    save_tensors(path, net().state_dict())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
+    with pytest.raises(InvalidInput, match=r"model\.safetensors is no complete safetensors file.*copy it again"):
+        load_tensors(path)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 100, 0.5, 0.99])
+def test_a_truncated_pt_file_is_named(tmp_path, kept):
+    path = tmp_path / "model.pt"
+    torch.save(net().state_dict(), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
+    with pytest.raises(InvalidInput, match=r"model\.pt"):
+        load_tensors(path)
+
+
+def test_random_bytes_never_get_past(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for i in range(50):
+        path = tmp_path / f"{i}.pt"
+        noise = torch.randint(0, 256, (200,), generator=generator, dtype=torch.uint8).numpy().tobytes()
+        path.write_bytes(b"\x80\x02" + noise if i % 2 else noise)
+        with pytest.raises(InvalidInput):
+            load_tensors(path)
+
+
+def test_tensors_come_back_bit_for_bit(tmp_path):
+    tensors = {
+        "a": torch.randn(3, 4, dtype=torch.float64),
+        "b": torch.arange(5),
+        "c": torch.tensor(1.5, dtype=torch.bfloat16),
+        "d": torch.randn(4, 6).T,
+    }
+    save_tensors(tmp_path / "t.safetensors", tensors, {"k": "[1]"})
+    torch.save(tensors, tmp_path / "t.pt")
+    for name in ("t.safetensors", "t.pt"):
+        loaded = load_tensors(tmp_path / name)
+        assert all(torch.equal(loaded[k], v) and loaded[k].dtype == v.dtype for k, v in tensors.items())
+    assert ic.models.read_facts(tmp_path / "t.safetensors", "k") == [1]
+    assert ic.models.read_facts(tmp_path / "t.safetensors", "other") is None
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.pt", "t.safetensors"]
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_wrapped_state_dicts(tmp_path, key):
+    state = net().state_dict()
+    torch.save({key: state, "epoch": 3}, tmp_path / "m.pt")
+    assert load_tensors(tmp_path / "m.pt").keys() == state.keys()
+
+
+@pytest.mark.parametrize(
+    ("held", "message"), [([1, 2], "holds a list"), ({"epoch": 3, "x": 1}, "a dict with epoch, x")]
+)
+def test_what_is_no_state_dict(tmp_path, held, message):
+    torch.save(held, tmp_path / "m.pt")
+    with pytest.raises(InvalidInput, match=message):
+        load_tensors(tmp_path / "m.pt")
+
+
+def test_dataparallel_prefix_is_dropped():
+    trained, fresh = net(seed=1), net(seed=2)
+    load_weights(fresh, {f"module.{k}": v for k, v in trained.state_dict().items()})
+    assert all(
+        torch.equal(a, b) for a, b in zip(trained.state_dict().values(), fresh.state_dict().values(), strict=True)
+    )
+
+
+def broken(**changes):
+    state = {k: v.clone() for k, v in net().state_dict().items()} | changes
+    return {k: v for k, v in state.items() if v is not None}
+
+
+def number_in(shape, value):
+    tensor = torch.zeros(shape, dtype=torch.float64)
+    tensor[-1] = value
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (broken(**{"4.bias": None}), r"w\.pt do not fit the model Sequential: missing 4\.bias\. Build"),
+        (broken(head=torch.zeros(3)), "not expected head"),
+        (broken(**{"4.bias": torch.zeros(7)}), r"4\.bias has shape \(7,\), the model needs \(3,\)"),
+        (broken(**{"4.bias": number_in(3, float("nan"))}), r"4\.bias in w\.pt has 1 of 3 values that are NaN"),
+        (broken(**{"1.running_var": number_in(3, float("inf"))}), r"1\.running_var in w\.pt has 1 of 3"),
+        ({}, "missing 0.bias, 0.weight, 1.bias, 1.num_batches_tracked and 5 more"),
+    ],
+)
+def test_weights_that_do_not_fit(state, message):
+    model = net()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(InvalidInput, match=message):
+        load_weights(model, state, "w.pt")
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_small_cnn_and_mlp():
+    model = build("small_cnn", channels=3, classes=4, width=2)
+    assert model(torch.zeros(2, 3, 9, 7)).shape == (2, 4)
+    assert ic.models.architecture_of(model) == ("small_cnn", {"channels": 3, "classes": 4, "width": 2})
+    assert sum(p.numel() for p in build("small_cnn").parameters()) == 14458
+    logistic = build("mlp", inputs=12, classes=3, depth=0)
+    assert [type(m).__name__ for m in logistic] == ["Flatten", "Linear"]
+    assert ic.models.architecture_of(net()) is None
+
+
+def test_torchvision_models_build_without_its_compiled_operators():
+    model = build("torchvision:resnet18", num_classes=5).eval()
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
+    assert ic.models.architecture_of(model) == ("torchvision:resnet18", {"num_classes": 5})
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("resnet", {}, "no architecture 'resnet'. Known: mlp, small_cnn.*register"),
+        ("torchvision:resnet19", {}, "torchvision has no classifier 'resnet19'"),
+        ("torchvision:fasterrcnn_resnet50_fpn", {}, "no classifier"),
+        ("torchvision:resnet18", {"weights": "DEFAULT"}, "does not take the arguments"),
+        ("mlp", {}, "'mlp' does not take the arguments"),
+        ("mlp", {"inputs": 3, "classes": -1}, "does not take the arguments .*-1"),
+        ("small_cnn", {"width": "wide"}, "does not take the arguments"),
+        ("small_cnn", {"widht": 3}, "widht"),
+    ],
+)
+def test_architecture_errors(name, arguments, message):
+    with pytest.raises(InvalidInput, match=message):
+        build(name, **arguments)
+
+
+def test_registering_an_architecture(monkeypatch):
+    from influence_core.models import architectures
+
+    monkeypatch.setattr(architectures, "_BUILDERS", dict(architectures._BUILDERS))
+    ic.models.register("mine")(functools.partial(nn.Linear, 4))
+    assert "mine" in ic.models.names()
+    assert build("mine", out_features=2).weight.shape == (2, 4)
