@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from influence_core.errors import InvalidInput
+
 
 def norm_layers(model: nn.Module) -> list[_NormBase]:
     """The batch and instance normalisation layers of ``model`` that keep running statistics."""
@@ -27,14 +29,15 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    layers = [m for m in norm_layers(model) if m.track_running_stats]
-    for layer in layers:
-        layer.track_running_stats = False
+    layers = norm_layers(model)
+    before = [dict(layer._buffers) for layer in layers]
+    for layer in layers:  # copies to move; instance normalisation heeds no other way of asking
+        layer._buffers.update({name: b.clone() for name, b in layer._buffers.items() if b is not None})
     try:
         yield
     finally:
-        for layer in layers:
-            layer.track_running_stats = True
+        for layer, buffers in zip(layers, before, strict=True):
+            layer._buffers.update(buffers)
 
 
 @torch.no_grad()
@@ -43,7 +46,10 @@ def refresh_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Args:
         model: in any mode; its mode afterwards is the one before.
-        batches: inputs [B, ...].
+        batches: inputs [B, ...]; at least one.
+
+    Raises:
+        InvalidInput: if there is no batch.
     """
     layers = norm_layers(model)
     if not layers:
@@ -56,8 +62,12 @@ def refresh_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
             layer.train()
             layer.reset_running_stats()
             layer.momentum = None  # PyTorch's sign for a cumulative average
+        seen = 0
         for inputs in batches:
             model(inputs)
+            seen += 1
+        if not seen:
+            raise InvalidInput("running statistics cannot be made anew from no batch at all: give at least one")
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

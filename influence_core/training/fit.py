@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from influence_core.data import LabelledDataset, wrap
+from influence_core.data import LabelledDataset, check_labels, wrap
 from influence_core.errors import InvalidInput
 from influence_core.losses import Loss, cross_entropy
 from influence_core.progress import track
@@ -99,8 +99,19 @@ def fit(
             f"epochs={epochs}, batch_size={batch_size}, checkpoints={checkpoints}: at least one epoch, two samples a "
             "batch, and between one checkpoint and one per epoch are needed"
         )
+    if learning_rate <= 0 or not 0 <= momentum < 1 or weight_decay < 0 or rho < 0:
+        raise InvalidInput(
+            f"learning_rate={learning_rate}, momentum={momentum}, weight_decay={weight_decay}, rho={rho}: a learning "
+            "rate above 0, a momentum from 0 to below 1, and weight decay and rho from 0 are needed"
+        )
     data = wrap(train, "train")
     device = next(model.parameters()).device
+    if len(data) == 0:
+        raise InvalidInput("the train set is empty")
+    with torch.no_grad():
+        outputs = model.eval()(data.batch([0])[0].to(device))
+    if outputs.ndim == 2:
+        check_labels(data.labels, outputs.shape[1], data.name, "the model has {} outputs")
     parameters = [p for p in model.parameters() if p.requires_grad]
     base = torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
     radius = rho if optimizer == "sam" else 0.0

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from influence_core.errors import InvalidInput
@@ -116,6 +117,7 @@ class Trajectory(Sequence[Checkpoint]):
         for checkpoint in self:
             digest.update(repr(checkpoint.facts()).encode())
             for name in sorted(checkpoint.state):
-                digest.update(name.encode())
-                digest.update(checkpoint.state[name].contiguous().numpy().tobytes())
+                tensor = checkpoint.state[name].detach().cpu().reshape(-1)
+                digest.update(f"{name}{tensor.dtype}".encode())
+                digest.update(tensor.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from helpers import LiteralSGD, drawn_batches, images, net, states_equal
+from torch import nn
+
+import influence_core as ic
+from influence_core.errors import InvalidInput
+from influence_core.training import Checkpoint, Trajectory, fit, frozen_statistics, refresh_statistics, step
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.3])
+def test_steps_equal_a_literal_implementation(rho):
+    """Weights, momentum, weight decay apart from the ascent, and BatchNorm statistics moved once per step."""
+    model = net().train()
+    literal = copy.deepcopy(model)
+    base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.05)
+    written_out = LiteralSGD(literal, momentum=0.9, weight_decay=0.05, rho=rho)
+    batches = list(itertools.islice(drawn_batches(images(), 8, seed=4), 6))
+    for i, (inputs, labels) in enumerate(batches):
+        for group in base.param_groups:
+            group["lr"] = 0.1 / (i + 1)
+        with torch.no_grad():
+            before = float(nn.functional.cross_entropy(copy.deepcopy(model)(inputs), labels))
+        assert step(model, base, ic.losses.cross_entropy, inputs, labels, rho) == pytest.approx(before, abs=1e-12)
+        written_out.step(inputs, labels, 0.1 / (i + 1))
+        assert states_equal(model, literal, 1e-12)
+    assert int(model[1].num_batches_tracked) == int(net()[1].num_batches_tracked) + len(batches)
+
+
+def test_sam_is_not_plain_descent():
+    plain, sharp = (
+        fit(net().train(), images(), optimizer=o, epochs=1, batch_size=8, checkpoints=1, rho=0.3)
+        for o in ("sgd", "sam")
+    )
+    assert not torch.allclose(plain[0].state["4.weight"], sharp[0].state["4.weight"], atol=1e-6)
+
+
+def test_the_weights_come_back_when_the_second_pass_fails():
+    model = nn.Linear(2, 2)
+    before = copy.deepcopy(model)
+    sam = ic.training.SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=1.0)
+
+    def gradients(perturbed):
+        if perturbed:
+            raise RuntimeError("out of memory")
+        model(torch.ones(1, 2)).sum().backward()
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        sam.step(gradients)
+    assert states_equal(model, before)
+
+
+def test_a_zero_gradient_gives_no_ascent():
+    ascent = ic.training.perturbation([torch.zeros(3), torch.zeros(2, 2)], 0.5)
+    assert all(torch.equal(a, torch.zeros_like(a)) for a in ascent)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(3), nn.InstanceNorm2d(3, track_running_stats=True)])
+@pytest.mark.parametrize("training", [True, False])
+def test_frozen_statistics_change_no_output(layer, training):
+    torch.manual_seed(0)
+    inputs = torch.randn(5, 3, 4, 4) * 3 + 1
+    layer = copy.deepcopy(layer)
+    layer(inputs)
+    layer.train(training)
+    expected = copy.deepcopy(layer)(inputs)
+    before = copy.deepcopy(layer.state_dict())
+    with frozen_statistics(layer):
+        assert torch.equal(layer(inputs), expected)
+    assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
+
+
+def test_refreshed_statistics_are_the_plain_average_over_batches():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
+    model[0].momentum, model[1].p = 0.2, 0.5
+    batches = [torch.randn(n, 3, dtype=torch.float64) * n + n for n in (4, 7, 2)]
+    refresh_statistics(model.train(), batches)
+    assert torch.allclose(model[0].running_mean, torch.stack([b.mean(0) for b in batches]).mean(0), rtol=1e-12)
+    assert torch.allclose(model[0].running_var, torch.stack([b.var(0) for b in batches]).mean(0), rtol=1e-12)
+    with torch.no_grad():
+        hidden = [model[2]((b - b.mean(0)) / (b.var(0, unbiased=False) + model[0].eps).sqrt()) for b in batches]
+    assert torch.allclose(model[3].running_mean, torch.stack([h.mean(0) for h in hidden]).mean(0), atol=1e-12)
+    assert model.training
+    assert model[1].training
+    assert (model[0].momentum, model[3].momentum) == (0.2, 0.1)
+    with pytest.raises(InvalidInput, match="at least one"):
+        refresh_statistics(model, [])
+
+
+def fitted(**changes):
+    settings = {"epochs": 6, "batch_size": 7, "learning_rate": 0.1, "checkpoints": 3, "optimizer": "sam", "seed": 5}
+    model = net()
+    return model, fit(model, images(n=22), **(settings | changes))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "sam"])
+def test_fit_equals_a_literal_loop(optimizer):
+    model, trajectory = fitted(optimizer=optimizer, momentum=0.8, weight_decay=0.01, rho=0.1)
+    literal = net().train()
+    written_out = LiteralSGD(literal, 0.8, 0.01, 0.1 if optimizer == "sam" else 0.0)
+    batches = drawn_batches(images(n=22), 7, seed=5)  # 7 + 7 + 7, the one left over is dropped
+    for i in range(18):
+        written_out.step(*next(batches), 0.1 * (1 + math.cos(math.pi * i / 18)) / 2)
+    assert states_equal(model, literal, 1e-12)
+    assert not model.training
+    assert all(torch.equal(v, trajectory[-1].state[k]) for k, v in model.state_dict().items())
+
+
+def test_checkpoints_carry_steps_and_learning_rates():
+    _, trajectory = fitted(rho=0.2)
+    rates = [0.1 * (1 + math.cos(math.pi * i / 18)) / 2 for i in range(18)]
+    assert [c.step for c in trajectory] == [6, 12, 18]
+    assert [c.epoch for c in trajectory] == [2.0, 4.0, 6.0]
+    assert [c.learning_rate for c in trajectory] == pytest.approx([rates[5], rates[11], rates[17]])
+    sums = [sum(rates[:6]), sum(rates[6:12]), sum(rates[12:])]
+    assert [c.learning_rate_sum for c in trajectory] == pytest.approx(sums)
+    assert {c.rho for c in trajectory} == {0.2}
+    assert len(trajectory.losses) == 6
+    assert (trajectory.recipe.optimizer, trajectory.recipe.rho, trajectory.recipe.batch_size) == ("sam", 0.2, 7)
+
+
+def test_a_checkpoint_is_the_model_of_that_moment():
+    early = fitted()[1][0]
+    short_model, _ = fitted(checkpoints=6)
+    assert not torch.allclose(early.state["4.weight"], short_model.state_dict()["4.weight"], atol=1e-4)
+    every = fitted(checkpoints=6)[1]
+    assert torch.equal(every[1].state["4.weight"], early.state["4.weight"])
+
+
+@pytest.mark.parametrize(("epochs", "checkpoints"), [(12, 6), (3, 2), (5, 2), (7, 7), (9, 4), (1, 1)])
+def test_the_last_checkpoint_is_the_end_and_none_is_lost(epochs, checkpoints):
+    trajectory = fitted(epochs=epochs, checkpoints=checkpoints)[1]
+    assert len(trajectory) == checkpoints
+    assert trajectory[-1].epoch == epochs
+
+
+def test_fit_is_deterministic_and_leaves_global_randomness_alone():
+    def augment(inputs):
+        return inputs + 0.1 * torch.randn_like(inputs)
+
+    torch.manual_seed(1)
+    first = fitted(augment=augment)[1]
+    torch.manual_seed(1)
+    net()  # what ``fitted`` draws itself
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    second = fitted(augment=augment)[1]
+    assert torch.equal(torch.rand(3), expected)
+    assert first.fingerprint == second.fingerprint
+    assert fitted(augment=augment, seed=6)[1].fingerprint != first.fingerprint
+    assert fitted()[1].fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "adam"}, "no optimizer 'adam'; choose one of sgd, sam"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"batch_size": 1}, "batch_size=1"),
+        ({"checkpoints": 7}, "checkpoints=7"),
+        ({"checkpoints": 0}, "checkpoints=0"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"momentum": -1.0}, "momentum=-1.0"),
+        ({"rho": -0.1}, "rho=-0.1"),
+        ({"learning_rate": 1e200}, "the loss is (nan|inf) after epoch [12]: lower learning_rate"),
+    ],
+)
+def test_fit_refuses(changes, message):
+    with pytest.raises(InvalidInput, match=message):
+        fitted(**changes)
+
+
+def test_fit_names_a_label_out_of_range_and_an_empty_set():
+    with pytest.raises(InvalidInput, match=r"train sample 4 has label 3, but the model has 3 outputs"):
+        fit(net(), images().with_labels([0, 1, 2, 0, 3] + [0] * 19), epochs=1, checkpoints=1)
+    with pytest.raises(InvalidInput, match="train set is empty"):
+        fit(net(), images().subset([]), epochs=1, checkpoints=1)
+
+
+def checkpoint(at, **state):
+    return Checkpoint(at, 1.0, 0.1, 0.1, 0.0, state or {"w": torch.ones(2)})
+
+
+def test_trajectory_refuses():
+    with pytest.raises(InvalidInput, match="at least one"):
+        Trajectory([])
+    with pytest.raises(InvalidInput, match="step 3 follows the one at step 3"):
+        Trajectory([checkpoint(3), checkpoint(3)])
+    with pytest.raises(InvalidInput, match="w of the checkpoint at step 2 has 1 of 2 values that are NaN"):
+        Trajectory([checkpoint(2, w=torch.tensor([1.0, float("nan")]))])
+
+
+def test_trajectory_slices_and_fingerprint():
+    one, two = checkpoint(1), checkpoint(2, w=torch.tensor([1.0, 1.0 + 1e-7]), b=torch.ones(1, dtype=torch.bfloat16))
+    whole = Trajectory([one, two])
+    assert [c.step for c in whole[1:]] == [2]
+    assert isinstance(whole[:1], Trajectory)
+    prints = {whole.fingerprint, whole[:1].fingerprint, whole[1:].fingerprint}
+    prints |= {
+        Trajectory([one, checkpoint(2)]).fingerprint,
+        Trajectory([one, two], ic.training.Recipe("sam")).fingerprint,
+    }
+    assert len(prints) == 5
+    assert Trajectory([checkpoint(1), two]).fingerprint == whole.fingerprint
