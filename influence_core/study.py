@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -196,7 +197,7 @@ class Study:
         digest = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         loss = getattr(self.loss, "__qualname__", type(self.loss).__name__)
         parts = [data.fingerprint for data in (self.train, self.validation, self.test) if data is not None]
         parts += [self.trajectory.fingerprint if self.trajectory else "-", loss, repr(self.weight_decay)]
@@ -235,6 +236,13 @@ class Study:
     def _check(self) -> None:
         for name, tensor in self.model.state_dict().items():
             check_finite(tensor, f"{name} of the model")
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise InvalidInput(
+                f"no parameter of the model {type(self.model).__name__} requires a gradient, so there is nothing "
+                "that a training image could have changed: call model.requires_grad_(True)"
+            )
+        if not 0 <= self.weight_decay < math.inf:
+            raise InvalidInput(f"weight_decay is {self.weight_decay}; it is the factor of a penalty, so 0 or more")
         inputs, labels = self.train.batch([0]) if len(self.train) else (None, None)
         if inputs is None or labels is None:
             raise InvalidInput("the train set is empty")
@@ -247,9 +255,15 @@ class Study:
             if len(data) == 0:
                 raise InvalidInput(f"the {split} set is empty")
             first = data.batch([0])[0]
-            if first.shape[1:] != shape:
+            if first.shape[1:] != shape or first.dtype != inputs.dtype:
                 raise InvalidInput(
-                    f"{split} images have shape {tuple(first.shape[1:])}, train images {tuple(shape)}: they must agree"
+                    f"{split} images have shape {tuple(first.shape[1:])} and {first.dtype}, train images "
+                    f"{tuple(shape)} and {inputs.dtype}: they must agree"
+                )
+            if data.class_names is not None and data.class_names != (self.train.class_names or data.class_names):
+                raise InvalidInput(
+                    f"the {split} set has the classes {', '.join(data.class_names[:12])}, the train set "
+                    f"{', '.join(self.class_names[:12])}: give both the same class_names in the same order"
                 )
             if data.class_names is not None and len(data.class_names) != self.num_classes:
                 raise InvalidInput(
@@ -257,17 +271,28 @@ class Study:
                     f"but the model has {self.num_classes} outputs"
                 )
             check_labels(data.labels, self.num_classes, split, "the model has {} outputs")
+        self._check_loss(inputs, labels)
         if self.trajectory is not None:
             self.at(self.trajectory[-1])
+
+    def _check_loss(self, inputs: Tensor, labels: Tensor) -> None:
+        with torch.no_grad():
+            outputs = self.model(inputs.to(self.device)).cpu()
+        losses = self.loss(torch.cat([outputs, outputs]), torch.cat([labels, labels]))
+        if losses.shape != (2,):
+            raise InvalidInput(
+                f"the loss gives shape {tuple(losses.shape)} for two images, expected one loss per image: "
+                "use reduction='none'"
+            )
 
     def _classes(self, inputs: Tensor) -> int:
         try:
             with torch.no_grad():
                 outputs = self.model(inputs.to(self.device))
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise InvalidInput(
                 f"the model {type(self.model).__name__} does not take the training images of shape "
-                f"{tuple(inputs.shape[1:])}: {str(error).splitlines()[0]}"
+                f"{tuple(inputs.shape[1:])}: {(str(error).splitlines() or [type(error).__name__])[0]}"
             ) from error
         if not isinstance(outputs, Tensor) or outputs.ndim != 2:
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__

@@ -7,6 +7,7 @@ came with it.
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +20,7 @@ from torch.utils.data import TensorDataset
 from influence_core.data import LabelledDataset, image_folder, parquet_images
 from influence_core.errors import InvalidInput
 from influence_core.losses import Loss, cross_entropy
-from influence_core.models import architecture_of, build, load_tensors, load_weights, save_tensors
+from influence_core.models import architecture_of, build, load_tensors, load_weights, read_facts, save_tensors
 from influence_core.study import SPLITS, Study
 from influence_core.training import Checkpoint, Recipe, Trajectory
 
@@ -144,11 +145,13 @@ def save(study: Study, path: str | Path) -> Path:
     path = path if path.suffix == ".toml" else path / FILE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     built = architecture_of(study.model)
+    if built is not None and not _is_plain(built.arguments):
+        built = None  # arguments that TOML cannot hold: whoever loads the study brings the model
     spec: dict[str, Any] = {
         "version": 1,
         "name": study.name,
         "class_names": study.class_names,
-        "loss": getattr(study.loss, "__name__", type(study.loss).__name__),
+        "loss": "cross_entropy" if study.loss is cross_entropy else _loss_name(study.loss),
         "weight_decay": study.weight_decay,
         "model": {
             "architecture": built.name if built else _CUSTOM,
@@ -191,6 +194,8 @@ def _sentence(error: ValidationError) -> str:
     key = ".".join(where)
     kind, more = first["type"], error.error_count() - 1
     also = f" ({more} more like this)" if more else ""
+    if "size" in where and kind != "extra_forbidden":
+        return f"{key.partition('.size')[0]}.size has to be two integers, [height, width] in pixels{also}"
     if kind == "missing":
         return f"the key {key!r} is missing{also}"
     if kind == "extra_forbidden":
@@ -254,22 +259,20 @@ def _write_trajectory(path: Path, trajectory: Trajectory) -> None:
 
 
 def _read_trajectory(path: Path) -> Trajectory:
-    from safetensors import safe_open
-
-    tensors = load_tensors(path)
-    with safe_open(path, "pt") as file:
-        metadata = (file.metadata() or {}).get("trajectory")
-    if metadata is None:
+    tensors, facts = load_tensors(path), read_facts(path, "trajectory")
+    if facts is None:
         raise InvalidInput(
             f"{path} is no trajectory: its metadata lacks the steps and learning rates of the checkpoints"
         )
-    facts = json.loads(metadata)
-    checkpoints = []
-    for fact in facts["checkpoints"]:
-        prefix = f"{fact['step']}/"
-        state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        checkpoints.append(Checkpoint(**fact, state=state))
-    return Trajectory(checkpoints, Recipe(**facts["recipe"]), facts["losses"])
+    try:
+        checkpoints = []
+        for fact in facts["checkpoints"]:
+            prefix = f"{fact['step']}/"
+            state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            checkpoints.append(Checkpoint(**fact, state=state))
+        return Trajectory(checkpoints, Recipe(**facts["recipe"]), facts["losses"])
+    except (TypeError, KeyError) as error:
+        raise InvalidInput(f"{path} is not what Study.save of this version writes: {error}") from error
 
 
 def _to_toml(spec: dict[str, Any]) -> str:
@@ -281,7 +284,26 @@ def _to_toml(spec: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return all(_is_plain(inner) for inner in value)
+    return isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _loss_name(loss: Loss) -> str:
+    """Where a loss of the user's own is from, so that none is taken for ours by its name."""
+    kind = loss if hasattr(loss, "__qualname__") else type(loss)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + "}"
-    return json.dumps(value, ensure_ascii=False)
+        return "{" + ", ".join(f"{_text(k)} = {_value(v)}" for k, v in value.items()) + "}"
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")  # the one character that JSON allows and TOML does not

@@ -43,6 +43,8 @@ class EncodedImages(Dataset[tuple[Tensor, int]]):
                 f"mean={list(mean)} and std={list(std)}: give one value each for grey pictures or three for colour, "
                 "and no std of 0"
             )
+        if size is not None and min(size) < 1:
+            raise InvalidInput(f"size={tuple(size)}: the height and width to resize to are in pixels, so 1 or more")
         self.sources = sources
         self.labels = labels
         self.size = size

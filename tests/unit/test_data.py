@@ -327,6 +327,8 @@ def test_image_folder_refuses(folder, tmp_path):
         image_folder(tmp_path / "empty")
     with pytest.raises(InvalidInput, match="folder 'dog', which is none of the classes cat, cow"):
         image_folder(folder, class_names=["cat", "cow"])
+    with pytest.raises(InvalidInput, match=r"size=\(0, 4\)"):
+        image_folder(folder, size=(0, 4))
     with pytest.raises(InvalidInput, match="no std of 0"):
         image_folder(folder, mean=[0.5], std=[0.0])
     (folder / "cat" / "1.png").write_bytes(b"\x89PNG broken")
