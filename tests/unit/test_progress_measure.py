@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from influence_core.measure import measure
+from influence_core.progress import listen, track
+
+
+def test_a_listener_hears_every_step():
+    heard = []
+    with listen(lambda *call: heard.append(call)):
+        assert list(track("abc", "letters")) == ["a", "b", "c"]
+        assert list(track(iter([7, 8]), "unknown")) == [7, 8]
+        assert list(track(iter([7]), "told", total=1)) == [7]
+    assert heard == [
+        *(("letters", done, 3) for done in range(4)),
+        *(("unknown", done, 0) for done in range(3)),
+        ("told", 0, 1),
+        ("told", 1, 1),
+    ]
+
+
+def test_a_step_is_done_only_when_its_work_is():
+    heard = []
+    with listen(lambda what, done, total: heard.append(done)):
+        for _ in track([1, 2], "work"):
+            heard.append("working")
+    assert heard == [0, "working", 1, "working", 2]
+
+
+def fail(what, done, total):
+    raise KeyError(what)
+
+
+def test_the_former_listener_comes_back():
+    outer = []
+    with listen(lambda *call: outer.append(call)):
+        with pytest.raises(KeyError), listen(fail):
+            list(track([1], "inner"))
+        list(track([1], "outer"))
+    assert outer == [("outer", 0, 1), ("outer", 1, 1)]
+    list(track([1], "nobody listens"))
+    assert len(outer) == 2
+
+
+def test_long_work_of_the_package_is_heard(demo):
+    import influence_core as ic
+
+    heard = []
+    with listen(lambda *call: heard.append(call)):
+        ic.estimators.GEX(members=2, epochs=0.1, refresh_batches=1).fit(demo)
+    assert [done for what, done, total in heard if what.startswith("GEX") and total == 2] == [0, 1, 2]
+
+
+def test_without_a_listener_nothing_is_printed(capsys):
+    list(track([1, 2], "quick"))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_seconds_and_memory():
+    with measure() as cost:
+        time.sleep(0.05)
+        block = torch.ones(64 * 2**20 // 4)
+        block += 1
+        del block
+    assert 0.05 <= cost.seconds < 5
+    assert cost.peak_memory_mib is None or 60 < cost.peak_memory_mib < 200
+
+
+def test_cost_is_filled_in_when_the_block_fails():
+    with pytest.raises(ValueError, match="inside"), measure() as cost:
+        time.sleep(0.01)
+        raise ValueError("inside")
+    assert cost.seconds >= 0.01
