@@ -194,7 +194,10 @@ class Estimator(ABC):
         size = len(self.study_.test)
         if test is None:
             return torch.arange(size)
-        ids = torch.as_tensor([test] if isinstance(test, int) else test).flatten()
+        try:
+            ids = torch.as_tensor([test] if isinstance(test, int) else test).flatten()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidInput(f"test ids are {test!r}; give integers such as test=[3, 17]") from error
         if ids.numel() == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
             raise InvalidInput(
                 f"test ids are {ids.dtype} with {ids.numel()} values; give integers such as test=[3, 17]"

@@ -35,7 +35,7 @@ class Loss(Estimator):
         self.losses_ = study.losses("train")
 
     def _mislabel_scores(self) -> Tensor:
-        return self.losses_
+        return self.losses_.clone()
 
     def _coverage(self) -> Coverage:
         return Coverage()

@@ -72,6 +72,11 @@ class GEX(Estimator):
                 f"members={self.members}, chain={self.chain}, batch_size={self.batch_size}, epochs={self.epochs}: at "
                 "least one member, a chain of one, two samples a batch, and some training are needed"
             )
+        if self.learning_rate <= 0 or self.refresh_batches < 1:
+            raise InvalidInput(
+                f"learning_rate={self.learning_rate}, refresh_batches={self.refresh_batches}: a positive learning rate "
+                "and at least one batch for the running statistics are needed"
+            )
         if self.loss_floor < 0:
             raise InvalidInput(f"loss_floor is {self.loss_floor}; it is a loss in nats, 0 or more")
         if self.floor_sides not in ("both", "baseline"):

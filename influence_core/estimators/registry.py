@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pandas as pd
@@ -39,7 +40,7 @@ def get(name: str, **parameters: Any) -> Estimator:
     if name.lower() not in known:
         raise InvalidInput(f"there is no estimator {name!r}; choose one of {', '.join(known)}")
     cls = known[name.lower()]
-    allowed = list(cls.__dataclass_fields__)
+    allowed = [field.name for field in fields(cls)]
     for parameter in parameters:
         if parameter not in allowed:
             raise InvalidInput(f"{cls.__name__} has no parameter {parameter!r}; it has {', '.join(allowed) or 'none'}")

@@ -26,8 +26,7 @@ def test_a_listener_hears_every_step():
 def test_a_step_is_done_only_when_its_work_is():
     heard = []
     with listen(lambda what, done, total: heard.append(done)):
-        for _ in track([1, 2], "work"):
-            heard.append("working")
+        heard.extend("working" for _ in track([1, 2], "work"))
     assert heard == [0, "working", 1, "working", 2]
 
 
@@ -71,7 +70,10 @@ def test_seconds_and_memory():
 
 
 def test_cost_is_filled_in_when_the_block_fails():
-    with pytest.raises(ValueError, match="inside"), measure() as cost:
+    def work():
         time.sleep(0.01)
         raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"), measure() as cost:
+        work()
     assert cost.seconds >= 0.01
