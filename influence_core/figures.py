@@ -5,12 +5,14 @@ Every function returns a ``plotly.graph_objects.Figure`` with a transparent back
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
 from influence_core.applications.detection import Detection, heavy_tailed
+from influence_core.data import LabelledDataset
 from influence_core.errors import NotSupported
 from influence_core.pictures import data_url
 from influence_core.scores import Scores
@@ -133,7 +135,7 @@ def explanation_strip(study: Study, scores: Scores, test_id: int, k: int = 5) ->
         figure,
         0.0,
         0.75,
-        f"test image {test_id}<br>{test.class_name(true)} → {test.class_name(predicted)} ({confidence:.0%})",
+        f"test image {test_id}<br>{_name(test, true)} → {_name(test, predicted)} ({confidence:.0%})",
     )
     for row, (title, frame, colour) in enumerate(
         (("harmful", scores.harmful(test_id, k), HARMFUL), ("helpful", scores.helpful(test_id, k), HELPFUL))
@@ -146,7 +148,7 @@ def explanation_strip(study: Study, scores: Scores, test_id: int, k: int = 5) ->
             index = int(item["train_id"])
             wrong = train.corrupted is not None and bool(train.corrupted[index])
             _picture(figure, 1.35 + 1.1 * column, y, data_url(train, index, 128), FLAGGED if wrong else None)
-            label = train.class_name(int(train.labels[index]))
+            label = _name(train, int(train.labels[index]))
             _caption(figure, 1.35 + 1.1 * column, y, f"<b>{label}</b> #{index}<br>{item['score']:.3g}")
     figure.update_xaxes(visible=False, range=[-0.1, 1.35 + 1.1 * k])
     figure.update_yaxes(visible=False, range=[-0.45, 2.75], scaleanchor="x")
@@ -162,14 +164,15 @@ def _curves(detections: Detection | Sequence[Detection], table: str, x: str, y: 
         if frame is None:
             raise NotSupported("curves need true labels for the training set: LabelledDataset(..., true_labels=...)")
         step = max(1, len(frame) // _MOST_POINTS)
-        shown = frame.iloc[::step] if step > 1 else frame
+        shown = frame.iloc[sorted({*range(0, len(frame), step), len(frame) - 1})]
         colour = colours[number % len(colours)]
         name = f"{detection.scores.name} ({area.upper()} {100 * getattr(detection, area):.1f})"
         figure.add_scatter(
             x=shown[x],
             y=shown[y],
             mode="lines",
-            line={"color": colour, "width": 2, "shape": "hv" if table == "roc" else "linear"},
+            # the areas in the legend: trapezia under the ROC curve, and steps for average precision
+            line={"color": colour, "width": 2, "shape": "linear" if table == "roc" else "hv"},
             name=name,
             customdata=shown["threshold"],
             hovertemplate="%{xaxis.title.text} %{x:.1%}<br>%{yaxis.title.text} %{y:.1%}"
@@ -191,6 +194,11 @@ def _curves(detections: Detection | Sequence[Detection], table: str, x: str, y: 
     figure.update_xaxes(range=[-0.01, 1.01], tickformat=".0%")
     figure.update_yaxes(range=[-0.01, 1.02], tickformat=".0%")
     return figure
+
+
+def _name(data: LabelledDataset, label: int) -> str:
+    """Name of a class as text: Plotly reads some HTML."""
+    return html.escape(data.class_name(label), quote=False)
 
 
 def _list(detections: Detection | Sequence[Detection]) -> list[Detection]:
