@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from influence_core.errors import InvalidInput, NotSupported
+from influence_core.errors import InvalidInput, NotSupported, StaleResult
 from influence_core.scores import Scores
 from influence_core.study import Study
 
@@ -114,11 +114,14 @@ def detect(study: Study, scores: Scores, threshold: float | None = None, seed: i
     Raises:
         NotSupported: if the scores are of another kind.
         InvalidInput: if they do not cover the training set.
+        StaleResult: if they were computed on another study.
     """
     if scores.kind not in ("mislabel", "self_influence"):
         raise NotSupported(f"detection needs mislabel or self-influence scores; these are {scores.kind} scores")
     if not torch.equal(scores.train_ids, torch.arange(len(study.train))):
         raise InvalidInput(f"there are scores for {len(scores.train_ids)} of {len(study.train)} training images")
+    if scores.meta.get("study", study.fingerprint) != study.fingerprint:
+        raise StaleResult(f"these {scores.name} scores belong to another study: call .fit(study) again")
     cut = otsu(scores.values) if threshold is None else float(threshold)
     order = torch.sort(scores.values, descending=True, stable=True)
     flagged = scores.train_ids[order.indices[order.values > cut]]
@@ -148,11 +151,11 @@ def detect(study: Study, scores: Scores, threshold: float | None = None, seed: i
 
 
 def otsu(values: Tensor) -> float:
-    """Otsu's threshold between the two groups of a histogram.
+    """Otsu's threshold between the two groups of a histogram of 256 bins.
 
-    Influence scores have heavy tails, on which Otsu's threshold of the raw values lands in the tail and flags a
-    handful. Where all values are positive and spread over more than a factor of ten between their quartiles and their
-    maximum, the threshold is therefore found on their logarithm (256 bins either way).
+    Influence scores have heavy tails, on which the threshold of the raw values lands in the tail and flags a handful.
+    The threshold of such scores (see ``heavy_tailed``) is found on log(1 + score / mean score), which bends the tail
+    alone and does not depend on the unit.
 
     Args:
         values: [N].
@@ -166,8 +169,7 @@ def otsu(values: Tensor) -> float:
     if x.min() == x.max():
         return float(x.max())
     if heavy_tailed(values):
-        positive = np.log(np.maximum(x, x.max() * 1e-12))
-        return float(np.exp(threshold_otsu(positive, nbins=256)))
+        return float(np.expm1(threshold_otsu(np.log1p(x / x.mean()), nbins=256)) * x.mean())
     return float(threshold_otsu(x, nbins=256))
 
 

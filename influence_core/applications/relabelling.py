@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from influence_core.applications.detection import detect
 from influence_core.data import LabelledDataset
-from influence_core.errors import InvalidInput
+from influence_core.errors import InvalidInput, StaleResult
 from influence_core.estimators import Estimator
 from influence_core.scores import Scores
 from influence_core.study import Study
@@ -54,11 +55,11 @@ def relabel(study: Study, estimator: Estimator, threshold: float | None = None) 
 
     Raises:
         NotSupported: if the estimator gives no mislabel scores.
-        InvalidInput: if it was fitted on another study.
+        StaleResult: if it was fitted on another study.
     """
     scores = estimator.mislabel_scores()
     if scores.meta["study"] != study.fingerprint:
-        raise InvalidInput(f"this {estimator.title} was fitted on another study: call .fit(study) again")
+        raise StaleResult(f"this {estimator.title} was fitted on another study: call .fit(study) again")
     if "label_influence" in estimator.gives():
         suggested = estimator.label_influence().values.argmax(1)
     else:
@@ -149,7 +150,9 @@ def to_csv(table: pd.DataFrame) -> str:
     _check_columns(list(table.columns), "the table")
     safe = table[COLUMNS].copy()
     for column in TEXT:
-        safe[column] = [_protect(str(cell)) for cell in safe[column]]
+        safe[column] = [_protect(cell) for cell in _texts(safe[column])]
+    if any("\r" in cell for column in TEXT for cell in safe[column]):  # which pandas by itself writes without quotes
+        return safe.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     return safe.to_csv(index=False, lineterminator="\n")
 
 
@@ -174,23 +177,8 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         raise InvalidInput(f"{path} cannot be read as UTF-8 CSV: {str(error).strip()}") from error
     _check_columns(list(table.columns), str(path))
     for column in TEXT:
-        table[column] = [cell[1:] if cell.startswith("'") else cell for cell in table[column]]
-    versions = set(table["schema_version"]) - {SCHEMA_VERSION}
-    if versions:
-        raise InvalidInput(f"{path} is schema version {versions.pop()!r}, this package reads {SCHEMA_VERSION!r}")
-    for column, kind in (("index", int), ("rank", int), ("score", float), ("label_quality", float)):
-        table[column] = [_number(cell, kind, column, row, path) for row, cell in enumerate(table[column], start=2)]
-    booleans = {"true": True, "false": False}
-    for row, cell in enumerate(table["is_label_issue"], start=2):
-        if cell.lower() not in booleans:
-            raise InvalidInput(f"line {row} of {path}: is_label_issue is {cell!r}, expected True or False")
-    table["is_label_issue"] = [booleans[cell.lower()] for cell in table["is_label_issue"]]
-    for row, cell in enumerate(table["decision"], start=2):
-        if cell not in DECISIONS:
-            raise InvalidInput(
-                f"line {row} of {path}: decision is {cell!r}, expected one of {', '.join(DECISIONS[:-1])}"
-            )
-    return table[COLUMNS]
+        table[column] = [cell[1:] if cell.startswith("'") else cell for cell in _texts(table[column])]
+    return _typed(table, str(path))
 
 
 def apply_relabels(
@@ -213,21 +201,23 @@ def apply_relabels(
         A new dataset. ``dataset`` does not change.
 
     Raises:
-        InvalidInput: if a row's image, given label or SHA-256 is not that of ``dataset``, or a label is no class.
+        InvalidInput: if a row's image, given label or SHA-256 is not that of ``dataset``, two rows are about one
+            image, or a label is no class.
     """
-    rows = table if isinstance(table, pd.DataFrame) else read_csv(table)
-    _check_columns(list(rows.columns), "the table")
+    rows = _typed(table, "the table") if isinstance(table, pd.DataFrame) else read_csv(table)
     if accept not in ("reviewed", "flagged") or on_conflict not in ("error", "skip"):
         raise InvalidInput(f"accept={accept!r}, on_conflict={on_conflict!r}: choose reviewed or flagged, error or skip")
-    names = dataset.class_names or [str(k) for k in range(int(dataset.labels.max()) + 1)]
+    names = dataset.class_names or _numbers(dataset, rows)
+    seen: set[int] = set()
     labels, keep = dataset.labels.clone(), torch.ones(len(dataset), dtype=torch.bool)
     for row in rows.to_dict("records"):
-        conflict = _conflict(dataset, names, row)
+        conflict = _conflict(dataset, names, row, seen)
         if conflict:
             if on_conflict == "error":
                 raise InvalidInput(f"the table does not match the dataset: {conflict}. Nothing was changed.")
             continue
-        index = int(row["index"])
+        index = row["index"]
+        seen.add(index)
         if accept == "reviewed" and row["decision"] == "exclude":
             keep[index] = False
         elif (accept == "reviewed" and row["decision"] == "relabel") or (accept == "flagged" and row["is_label_issue"]):
@@ -239,10 +229,12 @@ def apply_relabels(
     return changed if bool(keep.all()) else changed.subset(keep.nonzero().flatten())
 
 
-def _conflict(dataset: LabelledDataset, names: list[str], row: dict[Any, Any]) -> str:
-    index = int(row["index"])
+def _conflict(dataset: LabelledDataset, names: list[str], row: dict[Any, Any], seen: set[int]) -> str:
+    index = row["index"]
     if not 0 <= index < len(dataset):
         return f"{row['sample_id']} has index {index}, the dataset ends at {len(dataset) - 1}"
+    if index in seen:
+        return f"{row['sample_id']} is there twice"
     given = names[int(dataset.labels[index])]
     if row["given_label"] != given:
         return f"{row['sample_id']} was given {row['given_label']!r} in the table but {given!r} in the dataset"
@@ -257,12 +249,47 @@ def _check_columns(columns: list[str], what: str) -> None:
         raise InvalidInput(f"{what} lacks the columns {', '.join(missing)} of relabel CSV version {SCHEMA_VERSION}")
 
 
+def _typed(table: pd.DataFrame, what: str) -> pd.DataFrame:
+    """A copy in the columns and types of ``relabel``, whoever edited ``table`` in between."""
+    _check_columns(list(table.columns), what)
+    table = table[COLUMNS].copy()
+    for column in TEXT:
+        table[column] = _texts(table[column])
+    versions = set(table["schema_version"]) - {SCHEMA_VERSION}
+    if versions:
+        raise InvalidInput(f"{what} is schema version {versions.pop()!r}, this package reads {SCHEMA_VERSION!r}")
+    for column, kind in (("index", int), ("rank", int), ("score", float), ("label_quality", float)):
+        table[column] = [_number(cell, kind, column, row, what) for row, cell in enumerate(table[column], start=2)]
+    booleans = {"true": True, "false": False}
+    for row, cell in enumerate(table["is_label_issue"], start=2):
+        if str(cell).lower() not in booleans:
+            raise InvalidInput(f"line {row} of {what}: is_label_issue is {cell!r}, expected True or False")
+    table["is_label_issue"] = [booleans[str(cell).lower()] for cell in table["is_label_issue"]]
+    for row, cell in enumerate(table["decision"], start=2):
+        if cell not in DECISIONS:
+            raise InvalidInput(
+                f"line {row} of {what}: decision is {cell!r}, expected one of {', '.join(DECISIONS[:-1])}"
+            )
+    return table
+
+
+def _texts(cells: pd.Series) -> list[str]:
+    """Cells as text; a missing one is empty."""
+    return ["" if pd.isna(cell) else str(cell) for cell in cells]
+
+
+def _numbers(dataset: LabelledDataset, rows: pd.DataFrame) -> list[str]:
+    """The names of classes that have none: their numbers, up to the largest that occurs."""
+    named = {cell for column in ("suggested_label", "final_label") for cell in rows[column] if cell.isdecimal()}
+    return [str(k) for k in range(1 + max([int(dataset.labels.max()), *map(int, named)]))]
+
+
 def _protect(cell: str) -> str:
     return "'" + cell if cell.startswith(_FORMULA) else cell
 
 
-def _number(cell: str, kind: type, column: str, row: int, path: Path) -> Any:
+def _number(cell: Any, kind: type, column: str, row: int, what: str) -> Any:
     try:
         return kind(cell)
-    except ValueError as error:
-        raise InvalidInput(f"line {row} of {path}: {column} is {cell!r}, expected a number") from error
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"line {row} of {what}: {column} is {cell!r}, expected a number") from error
