@@ -188,7 +188,8 @@ def _parse(path: Path) -> StudyFile:
 
 def _sentence(error: ValidationError) -> str:
     """The first problem of a file in one sentence, with the keys that would be right."""
-    first = error.errors()[0]
+    found = error.errors()
+    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])  # a misspelt key also misses
     formats: dict[str, type[BaseModel]] = {"tensors": TensorData, "folder": FolderData, "parquet": ParquetData}
     where = [str(part) for part in first["loc"] if part not in formats]
     key = ".".join(where)

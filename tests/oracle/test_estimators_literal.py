@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from helpers import LiteralSGD, drawn_batches, literal_gradients, study
 from torch import Tensor, nn
 
 from influence_core.estimators import FVM, GEX, VM, Loss, TracIn
 from influence_core.study import Study
+from tests.helpers import LiteralSGD, drawn_batches, literal_gradients, study
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import images, net
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
@@ -30,6 +29,7 @@ from influence_core.applications import (
 from influence_core.applications.detection import _areas, bootstrap
 from influence_core.applications.relabelling import COLUMNS
 from influence_core.errors import InvalidInput, NotSupported, StaleResult
+from tests.helpers import images, net
 
 N = 60
 NAMES = ["=1+1", "@dog, <b>", "'70s"]
@@ -179,22 +179,25 @@ def test_detect_refuses(study):
 
 def two_groups(seed=0):
     generator = np.random.default_rng(seed)
-    return torch.tensor(np.concatenate([generator.normal(0, 1, 400), generator.normal(10, 1, 100)]))
+    return torch.tensor(np.concatenate([generator.normal(0, 0.5, 400), generator.normal(4, 0.7, 100)]))
 
 
-def test_otsu_parts_two_groups():
-    assert 3 < otsu(two_groups()) < 7
-    assert not heavy_tailed(two_groups())
+@pytest.mark.parametrize("seed", range(3))
+def test_otsu_parts_two_groups(seed):
+    values = two_groups(seed)
+    assert not heavy_tailed(values)
+    assert 1 < otsu(values) < 3
 
 
-def test_otsu_of_heavy_tails_is_that_of_the_logarithm():
-    values = two_groups().exp()  # on the raw scale the 100 large ones reach over four orders of magnitude
-    assert heavy_tailed(values)
+@pytest.mark.parametrize("seed", range(3))
+def test_otsu_of_a_heavy_tail_does_not_land_in_it(seed):
     from skimage.filters import threshold_otsu
 
-    assert 3 < np.log(otsu(values)) < 7
-    assert int((values > otsu(values)).sum()) == 100
-    assert int((values > threshold_otsu(values.numpy())).sum()) < 50
+    values = two_groups(seed).exp()
+    assert heavy_tailed(values)
+    assert 90 <= int((values > otsu(values)).sum()) <= 105
+    assert int((values > threshold_otsu(values.numpy())).sum()) < 70
+    assert otsu(1e-7 * values) == pytest.approx(1e-7 * otsu(values))
 
 
 @pytest.mark.parametrize("value", [0.0, 3.5, -2.0])

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import images
 from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
 import influence_core as ic
 from influence_core.data import LabelledDataset, image_folder, parquet_images, symmetric_noise, wrap
 from influence_core.errors import InvalidInput, NotSupported
+from tests.helpers import images
 
 
 class Listed(Dataset):

@@ -9,7 +9,6 @@ import gc
 import numpy as np
 import pytest
 import torch
-from helpers import images, literal_gradients, net, states_equal, study
 
 import influence_core as ic
 from influence_core.errors import InvalidInput, NotFitted, NotSupported
@@ -22,6 +21,7 @@ from influence_core.gradients import (
     squared_norms,
 )
 from influence_core.losses import cross_entropy
+from tests.helpers import images, literal_gradients, net, states_equal, study
 
 MADE = {
     "tracin": lambda: TracIn(),

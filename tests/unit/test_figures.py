@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import images, net
 
 import influence_core as ic
 from influence_core import Scores, figures
 from influence_core.applications import detect
 from influence_core.errors import NotSupported
+from tests.helpers import images, net
 
 N = 60
 NAMES = ["<script>alert(1)</script>", "=1+1", "<b>a & b</b>"]

@@ -7,12 +7,12 @@ import re
 
 import pytest
 import torch
-from helpers import net
 from torch import nn
 
 import influence_core as ic
 from influence_core.errors import InvalidInput
 from influence_core.models import build, load_tensors, load_weights, save_tensors
+from tests.helpers import net
 
 
 class Bomb:

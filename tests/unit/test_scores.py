@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import images
 from sklearn.metrics import roc_curve
 
 import influence_core as ic
 from influence_core import Coverage, Scores
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.models import load_tensors, save_tensors
+from tests.helpers import images
 
 EVIL = ["<script>alert(1)</script>", "=1+1", "<b>&"]
 VALUES = torch.tensor([[1.0, -3.0], [2.0, 5.0], [2.0, -3.0], [-1.0, 0.0], [2.0, 0.0], [-1.0, 9.0]])

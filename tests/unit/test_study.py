@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from helpers import images, net, states_equal, study
 from torch import nn
 from torch.utils.data import TensorDataset
 
 import influence_core as ic
 from influence_core.errors import InvalidInput
 from influence_core.training import Checkpoint, Trajectory
+from tests.helpers import images, net, states_equal, study
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from helpers import LiteralSGD, drawn_batches, images, net, states_equal
 from torch import nn
 
 import influence_core as ic
 from influence_core.errors import InvalidInput
 from influence_core.training import Checkpoint, Trajectory, fit, frozen_statistics, refresh_statistics, step
+from tests.helpers import LiteralSGD, drawn_batches, images, net, states_equal
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.3])
