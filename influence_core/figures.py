@@ -114,6 +114,47 @@ def score_histogram(scores: Scores, threshold: float | None = None) -> go.Figure
     return figure
 
 
+def confusion_matrix(study: Study, split: str = "test") -> go.Figure:
+    """Confusion matrix of squares that can be clicked; ``customdata`` of a square is (label, prediction, count).
+
+    Args:
+        study: the study.
+        split: which dataset.
+
+    Returns:
+        The figure: right answers in blue, mistakes in orange, stronger where there are more.
+    """
+    names, k = study.class_names, study.num_classes
+    counts = np.zeros((k, k), dtype=int)
+    np.add.at(counts, (study.split(split).labels.numpy(), study.predictions(split).numpy()), 1)
+    true, predicted = counts.nonzero()
+    number = counts[true, predicted]
+    right = true == predicted
+    most = np.where(right, counts.diagonal().max(initial=1), max(1, (counts - np.diag(counts.diagonal())).max()))
+    figure = go.Figure(
+        go.Scatter(
+            x=predicted,
+            y=true,
+            mode="markers+text",
+            text=[str(n) for n in number],
+            textfont={"size": 11},
+            customdata=np.stack([true, predicted, number], axis=1),
+            marker={
+                "symbol": "square",
+                "size": max(8, min(26, 260 // k)),
+                "color": np.where(right, MAIN, HARMFUL),
+                "opacity": 0.15 + 0.4 * number / most,
+            },
+            hovertemplate="%{customdata[2]} images<br>label %{y}, predicted %{x}<extra></extra>",
+        )
+    )
+    _style(figure, height=360, showlegend=False, margin={"l": 10, "r": 10, "t": 10, "b": 10})
+    ticks = {"tickvals": list(range(k)), "ticktext": names, "showgrid": False, "zeroline": False, "range": [-0.6, k - 0.4]}
+    figure.update_xaxes(title="predicted", **ticks)
+    figure.update_yaxes(title="label", **(ticks | {"range": [k - 0.4, -0.6]}))
+    return figure
+
+
 def explanation_strip(study: Study, scores: Scores, test_id: int, k: int = 5) -> go.Figure:
     """One test image with its most harmful and most helpful training images.
 

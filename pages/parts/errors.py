@@ -1,0 +1,44 @@
+"""Errors as a person reads them."""
+
+import logging
+import traceback
+
+import streamlit as st
+
+import influence_core as ic
+
+log = logging.getLogger("influence")
+
+
+def unexpected(error: Exception) -> bool:
+    """Say that something broke, without a traceback; the server's log has it.
+
+    Args:
+        error: what a page did not catch.
+
+    Returns:
+        True: Streamlit shows nothing of its own.
+    """
+    if isinstance(error, ic.InfluenceError):
+        show(error)
+        return True
+    log.error("%s", "".join(traceback.format_exception(error)))
+    st.error(
+        "Something went wrong that should not have. The server's log has the details; the page works again after "
+        f"a reload. ({type(error).__name__})",
+        icon=":material/error:",
+    )
+    return True
+
+
+def show(error: ic.InfluenceError) -> None:
+    """One clear sentence: what is wrong and how to mend it.
+
+    Args:
+        error: raised by the library on purpose.
+    """
+    text = str(error).replace("[", "\\[").replace("$", "\\$").replace("*", "\\*").replace("_", "\\_")
+    if isinstance(error, ic.NotSupported):
+        st.info(text, icon=":material/info:")
+    else:
+        st.error(text, icon=":material/error:")

@@ -1,0 +1,169 @@
+"""Every page through Streamlit's own test runner: it draws, it refuses clearly, and its Python makes what it shows."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from streamlit.testing.v1 import AppTest
+
+import influence_core as ic
+
+MAIN = Path(__file__).parents[2] / "pages" / "main.py"
+PAGES = ["overview.py", "explain.py", "mislabels.py", "relabel.py"]
+
+
+def start(page: str | None = None, **query: str) -> AppTest:
+    app = AppTest.from_file(str(MAIN), default_timeout=120)
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
+    return app.switch_page(page).run() if page else app
+
+
+def texts(app: AppTest) -> str:
+    shown = [*app.title, *app.markdown, *app.caption, *app.error, *app.info]
+    return "\n".join(str(element.value) for element in shown)
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("estimator", ["tracin", "gex", "fvm", "loss"])
+def test_every_page_draws_with_every_estimator(page: str, estimator: str) -> None:
+    app = start(page, estimator=estimator)
+    assert not app.exception
+    assert not app.error, texts(app)
+    assert app.sidebar.selectbox(key="estimator").value == estimator
+    refused = estimator == "loss" and page in ("overview.py", "explain.py")
+    assert bool(app.info) == refused, texts(app)
+    if refused:
+        assert "TracIn" in app.info[0].value
+
+
+def test_overview_says_three_numbers(demo: ic.Study) -> None:
+    app = start()
+    assert [m.label for m in app.metric] == ["Test accuracy", "Suspect training labels", "Minutes to review them"]
+    assert app.metric[0].value == f"{demo.accuracy():.1%}"
+    flagged = ic.applications.detect(demo, ic.estimators.TracIn().fit(demo).mislabel_scores()).flagged
+    assert app.metric[1].value == str(len(flagged))
+
+
+def test_explain_shows_the_ranking_of_the_library(demo: ic.Study) -> None:
+    app = start("explain.py")
+    app.number_input(key="test").set_value(17).run()
+    scores = ic.estimators.TracIn().fit(demo).influence([17])
+    pd.testing.assert_frame_equal(app.dataframe[0].value, scores.harmful(17, 5), check_dtype=False)
+    pd.testing.assert_frame_equal(app.dataframe[1].value, scores.helpful(17, 5), check_dtype=False)
+
+
+def test_the_class_filter_narrows_the_relabel_table() -> None:
+    app = start("relabel.py")
+    before = app.dataframe[0].value
+    app.sidebar.selectbox(key="class").select("3").run()
+    after = app.dataframe[0].value
+    assert 0 < len(after) < len(before)
+    assert set(after["given_label"]) == {"3"}
+
+
+def test_the_threshold_decides_how_many_are_flagged() -> None:
+    app = start("mislabels.py")
+    app.slider(key="flag").set_value(7).run()
+    assert app.metric[0].value == "7"
+
+
+def test_the_python_of_a_page_makes_the_same_table() -> None:
+    app = start("relabel.py")
+    lines = next(c.value for c in app.code if "applications.relabel" in c.value)
+    kept = "\n".join(line for line in lines.splitlines() if "csv" not in line)
+    names: dict[str, pd.DataFrame] = {}
+    exec(kept, names)
+    shown = app.dataframe[0].value.drop(columns="picture")
+    pd.testing.assert_frame_equal(names["table"][shown.columns].reset_index(drop=True), shown, check_dtype=False)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_of_every_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = start(page)
+    monkeypatch.chdir(tmp_path)
+    ours = [c.value for c in app.code if c.value.startswith("import influence_core")]
+    assert ours
+    for lines in ours:
+        exec(lines, {})
+
+
+class Bomb:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, (f"open({str(self.target)!r}, 'w').close()",))
+
+
+def broken(folder: Path, kind: str, demo: ic.Study) -> str:
+    """Spoil a saved study; returns what the message has to name."""
+    file = demo.save(folder)
+    weights = folder / "model.safetensors"
+    if kind == "missing":
+        weights.unlink()
+        return "model.safetensors"
+    if kind == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+        return "model.safetensors"
+    if kind == "pickle":
+        (folder / "model.pt").write_bytes(pickle.dumps({"w": Bomb(folder / "ran")}))
+        file.write_text(file.read_text().replace("model.safetensors", "model.pt"))
+        return "model.pt"
+    if kind == "key":
+        file.write_text(file.read_text().replace("weights =", "wights ="))
+        return "model.wights"
+    tensors = ic.models.load_tensors(folder / "train.safetensors")
+    if kind == "label":
+        tensors["labels"][5] = 10
+    else:
+        tensors["inputs"] = torch.nn.functional.pad(tensors["inputs"], (0, 1))
+    ic.models.save_tensors(folder / "train.safetensors", tensors)
+    return "sample 5 has label 10" if kind == "label" else "(1, 8, 9)"
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "pickle", "key", "label", "size"])
+def test_a_broken_study_is_one_clear_sentence(
+    kind: str, demo: ic.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = broken(tmp_path, kind, demo)
+    app = start()
+    app.text_input[0].set_value(str(tmp_path))
+    next(b for b in app.button if b.label == "Open").click().run()
+    assert not app.exception
+    assert len(app.error) == 1
+    message = app.error[0].value.replace("\\", "")
+    assert named in message
+    assert "Traceback" not in message
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_study_of_ones_own_opens_and_stays(demo: ic.Study, tmp_path: Path) -> None:
+    demo.replaced(name="my own <b>study</b>").save(tmp_path / "mine")
+    app = start()
+    app.text_input[0].set_value(str(tmp_path / "mine"))
+    next(b for b in app.button if b.label == "Open").click().run()
+    assert not app.exception
+    assert app.sidebar.selectbox(key="run").value == "mine"
+    assert "my own" in texts(app)
+
+
+def test_a_broken_study_of_the_command_line_leaves_the_others(
+    demo: ic.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = sys.modules["parts.studies"]
+    monkeypatch.setattr(studies, "_sources", {})
+    (demo.save(tmp_path).parent / "test.safetensors").unlink()
+    monkeypatch.setattr(sys, "argv", ["app.py", "--study", str(tmp_path)])
+    app = start()
+    assert not app.exception
+    assert "test.safetensors" in app.error[0].value
+    app.sidebar.selectbox(key="run").select("digits").run()
+    assert not app.error
+    assert len(app.metric) == 3

@@ -1,0 +1,144 @@
+"""A real server and a real Chromium."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Error, Page, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+READY = "[data-testid=stApp][data-test-script-state=notRunning]"
+PICTURE = "img[src*='/api/picture']"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+@dataclass
+class Server:
+    """A started app."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    started: float
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    running: list[Server] = []
+
+    def start(*arguments: str) -> Server:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        log = tmp_path_factory.mktemp("server") / "log.txt"
+        command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py")]
+        command += ["--server.headless=true", f"--server.port={port}", "--", *arguments]
+        started = time.monotonic()
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        server = Server(f"http://127.0.0.1:{port}", process, started)
+        running.append(server)
+        while time.monotonic() - started < 60:
+            if process.poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(server.url + "/_stcore/health"):
+                    return server
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError(f"the server did not start:\n{log.read_text()}")
+
+    yield start
+    for server in running:
+        server.process.terminate()
+    for server in running:
+        server.process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def server(start_server: Callable[..., Server]) -> Server:
+    return start_server()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    executable = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if executable is None and os.environ.get("CI") != "true":
+        pytest.skip("no Chromium on the PATH: apt-get install chromium, or name it in the variable CHROMIUM")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield started
+        started.close()
+
+
+@dataclass
+class Watched:
+    """A page and everything that went wrong on it."""
+
+    page: Page
+    problems: list[str] = field(default_factory=list)
+
+    def open(self, url: str, wait_for: str = PICTURE) -> None:
+        self.page.goto(url)
+        self.page.wait_for_selector(wait_for, timeout=60_000)
+        self.settle()
+
+    def settle(self) -> None:
+        self.page.wait_for_selector(READY, timeout=60_000)
+
+    def broken_pictures(self) -> int:
+        script = "images => images.filter(i => i.complete && i.naturalWidth === 0).length"
+        return int(self.page.locator(PICTURE).evaluate_all(script))
+
+
+@pytest.fixture
+def watched(browser: Browser) -> Iterator[Callable[..., Watched]]:
+    contexts = []
+
+    def make(scheme: str = "light", width: int = 1280, height: int = 1000) -> Watched:
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, accept_downloads=True
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        result = Watched(page)
+        page.on("pageerror", lambda error: result.problems.append(f"page error: {error}"))
+        page.on("response", lambda r: r.status >= 400 and note(result, f"{r.status} {r.url}"))
+        page.on("requestfailed", lambda r: note(result, f"failed: {r.url}"))
+        page.on("console", lambda m: m.type == "error" and "404" not in m.text and note(result, m.text))
+        return result
+
+    def note(result: Watched, text: str) -> None:
+        # below a page's path Streamlit looks for its server there first, then at the root
+        if "/_stcore/health" not in text and "/_stcore/host-config" not in text:
+            result.problems.append(text)
+
+    yield make
+    for context in contexts:
+        try:
+            context.close()
+        except Error:  # the browser is gone already, which another fixture reports
+            break
