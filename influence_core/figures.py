@@ -124,7 +124,8 @@ def confusion_matrix(study: Study, split: str = "test") -> go.Figure:
     Returns:
         The figure: right answers in blue, mistakes in orange, stronger where there are more.
     """
-    names, k = study.class_names, study.num_classes
+    k = study.num_classes
+    names = [html.escape(name, quote=False) for name in study.class_names]
     counts = np.zeros((k, k), dtype=int)
     np.add.at(counts, (study.split(split).labels.numpy(), study.predictions(split).numpy()), 1)
     true, predicted = counts.nonzero()
@@ -149,9 +150,10 @@ def confusion_matrix(study: Study, split: str = "test") -> go.Figure:
         )
     )
     _style(figure, height=360, showlegend=False, margin={"l": 10, "r": 10, "t": 10, "b": 10})
-    ticks = {"tickvals": list(range(k)), "ticktext": names, "showgrid": False, "zeroline": False, "range": [-0.6, k - 0.4]}
-    figure.update_xaxes(title="predicted", **ticks)
-    figure.update_yaxes(title="label", **(ticks | {"range": [k - 0.4, -0.6]}))
+    figure.update_xaxes(title="predicted", range=[-0.6, k - 0.4])
+    figure.update_yaxes(title="label", range=[k - 0.4, -0.6])
+    for update in (figure.update_xaxes, figure.update_yaxes):
+        update(tickvals=list(range(k)), ticktext=names, showgrid=False, zeroline=False)
     return figure
 
 

@@ -163,6 +163,23 @@ def test_class_names_are_text(study):
     assert "=1+1" in captions
 
 
+def test_confusion_matrix_counts_every_image_once(study, demo):
+    from sklearn.metrics import confusion_matrix
+
+    for data, split in ((study, "train"), (demo, "test")):
+        (squares,) = figures.confusion_matrix(data, split).data
+        counts = np.zeros((data.num_classes, data.num_classes), dtype=int)
+        for x, y, text, custom in zip(squares.x, squares.y, squares.text, squares.customdata, strict=True):
+            assert custom.tolist() == [y, x, int(text)]
+            counts[y, x] = int(text)
+        expected = confusion_matrix(
+            data.split(split).labels, data.predictions(split), labels=list(range(data.num_classes))
+        )
+        assert np.array_equal(counts, expected)
+    ticks = figures.confusion_matrix(study, "train").layout.xaxis.ticktext
+    assert list(ticks) == ["&lt;script&gt;alert(1)&lt;/script&gt;", "=1+1", "&lt;b&gt;a &amp; b&lt;/b&gt;"]
+
+
 def test_figures_of_the_demo_draw(demo):
     estimator = ic.estimators.Loss().fit(demo)
     found = detect(demo, estimator.mislabel_scores())
