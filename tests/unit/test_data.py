@@ -116,7 +116,7 @@ def test_images_of_two_sizes_are_named():
 def named() -> LabelledDataset:
     return LabelledDataset(
         TensorDataset(X, torch.tensor([0, 1, 1, 0])),
-        true_labels=[0, 1, 0, 0],
+        true_labels=[0, 1, 0, 1],
         class_names=["cat", "dog"],
         pictures=lambda i: np.full((2, 2), 10 * i, np.uint8),
         filepaths=[f"{i}.png" for i in range(4)],
@@ -129,8 +129,8 @@ def test_with_labels_keeps_everything_else():
     after = before.with_labels([1, 1, 1, 1])
     assert after.labels.tolist() == [1, 1, 1, 1]
     assert before.labels.tolist() == [0, 1, 1, 0]
-    assert after.true_labels.tolist() == [0, 1, 0, 0]
-    assert after.corrupted.tolist() == [True, False, True, True]
+    assert after.true_labels.tolist() == [0, 1, 0, 1]
+    assert after.corrupted.tolist() == [True, False, True, False]
     assert (after.class_names, after.name, after.filepath(3)) == (["cat", "dog"], "train", "3.png")
     assert np.asarray(after.picture(2)).max() == 20
     assert torch.equal(after.batch([2])[0], X[[2]])
@@ -141,7 +141,7 @@ def test_with_labels_keeps_everything_else():
 def test_subset_takes_everything_along(ids):
     part = named().with_labels([0, 1, 1, 1]).subset(ids)
     assert part.labels.tolist() == [1, 1]
-    assert part.true_labels.tolist() == [0, 1]
+    assert part.true_labels.tolist() == [1, 1]
     assert [part.filepath(i) for i in range(2)] == ["3.png", "1.png"]
     assert [np.asarray(part.picture(i)).max() for i in range(2)] == [30, 10]
     assert torch.equal(part.batch([0, 1])[0], X[[3, 1]])
