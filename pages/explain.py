@@ -20,13 +20,25 @@ frame.heading(
 
 
 def choose(index: int) -> None:
-    """Show another test image."""
-    st.session_state["test"] = index
+    """Show another test image. The URL holds it: a bound widget would take it along when the page is left."""
+    st.query_params["test"] = str(index)
+
+
+def asked() -> int:
+    """The test image that the URL names, or the model's surest mistake."""
+    named = st.query_params.get("test", "")
+    return int(named) if named.isdigit() and int(named) < len(study.test) else default
 
 
 one, two, three = st.columns([2, 3, 3], vertical_alignment="bottom", gap="medium")
-test_id = int(
-    one.number_input("Test image", 0, len(study.test) - 1, default, key="test", bind="query-params", help="Any id.")
+test_id = st.session_state["test"] = asked()
+one.number_input(
+    "Test image",
+    0,
+    len(study.test) - 1,
+    key="test",
+    on_change=lambda: choose(int(st.session_state["test"])),
+    help="The id of any test image.",
 )
 k = two.slider("Training images on each side", 3, 20, 5, key="k", bind="query-params")
 with three:
@@ -49,7 +61,7 @@ with matrix:
     points = event["selection"]["points"]
 with mistakes:
     if points:
-        label, predicted, _ = points[0]["customdata"]
+        label, predicted = int(points[0]["y"]), int(points[0]["x"])
         mine = (study.test.labels == label) & (study.predictions() == predicted)
         shown = panels.by_confidence(study, mine.nonzero().flatten())
         names = study.class_names

@@ -127,7 +127,7 @@ def watched(browser: Browser) -> Iterator[Callable[..., Watched]]:
         result = Watched(page)
         page.on("pageerror", lambda error: result.problems.append(f"page error: {error}"))
         page.on("response", lambda r: r.status >= 400 and note(result, f"{r.status} {r.url}"))
-        page.on("requestfailed", lambda r: note(result, f"failed: {r.url}"))
+        page.on("requestfailed", lambda r: r.failure != "net::ERR_ABORTED" and note(result, f"{r.failure}: {r.url}"))
         page.on("console", lambda m: m.type == "error" and "404" not in m.text and note(result, m.text))
         return result
 
