@@ -8,10 +8,10 @@ from pathlib import Path
 # Threads that wait without spinning: on a machine that does other work, spinning makes small models 30 times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import streamlit as st  # noqa: E402
-from starlette.requests import Request  # noqa: E402
-from starlette.responses import PlainTextResponse, Response  # noqa: E402
-from starlette.routing import Route  # noqa: E402
+import streamlit as st
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 PAGES = Path(__file__).parent / "pages"
 sys.path.insert(0, str(PAGES))  # the pages and this server share one copy of what is loaded

@@ -14,7 +14,9 @@ from influence_core.errors import InvalidInput
 from influence_core.study import Study
 from influence_core.training import fit
 
-BUNDLED = Path(__file__).parent.parent / "assets" / "demo"
+_HERE = Path(__file__).parent
+BUNDLED = next((p for p in (_HERE.parent / "assets" / "demo", _HERE / "assets" / "demo") if p.is_dir()), _HERE / "demo")
+"""Where the bundled study lies: in a checkout, or in the installed package."""
 _BUNDLED_NOISE, _BUNDLED_SEED = 0.1, 0
 
 RECIPE: dict[str, Any] = {

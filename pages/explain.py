@@ -1,9 +1,9 @@
 """Browse the model's mistakes, and the training images behind each."""
 
 import streamlit as st
+from parts import frame, panels, results
 
 import influence_core as ic
-from parts import frame, panels, results
 
 MOST = 300
 
@@ -70,7 +70,9 @@ with mistakes:
         shown = wrong
         st.markdown("**Mistakes**, the model's surest first · click a square to see only its images")
     if not len(shown):
-        st.info("No mistakes in this class. Choose another class, or any test image by its id.", icon=":material/check:")
+        st.info(
+            "No mistakes in this class. Choose another class, or any test image by its id.", icon=":material/check:"
+        )
     with st.container(height=330, border=False):
         panels.test_gallery(study, shown[:MOST].tolist(), test_id, choose)
     if len(shown) > MOST:

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import streamlit as st
 
-st.set_page_config(page_title="influence", page_icon=str(Path(__file__).parent.parent / "assets" / "icon.png"), layout="wide")
+st.set_page_config(
+    page_title="influence", page_icon=str(Path(__file__).parent.parent / "assets" / "icon.png"), layout="wide"
+)
+
+from parts import errors, frame  # noqa: E402
 
 import influence_core as ic  # noqa: E402
-from parts import errors, frame  # noqa: E402
 
 if "next_run" in st.session_state:  # a study was just opened; a widget's value can only be set before it is drawn
     st.session_state["run"] = st.session_state.pop("next_run")

@@ -2,9 +2,9 @@
 
 import streamlit as st
 import torch
+from parts import frame, panels, results
 
 import influence_core as ic
-from parts import frame, panels, results
 
 MOST = 400
 
@@ -28,7 +28,9 @@ count = one.slider(
     bind="query-params",
     help=f"Otsu's threshold flags {len(found.flagged)}.",
 )
-others = [c.name for c in ic.estimators.all_estimators() if "mislabel_scores" in c.gives() and c.name != choice.estimator]
+others = [
+    c.name for c in ic.estimators.all_estimators() if "mislabel_scores" in c.gives() and c.name != choice.estimator
+]
 compare = two.pills(
     "Compare with",
     others,
@@ -78,7 +80,11 @@ frame.copy_as_python(
 st.divider()
 head, way = st.columns([3, 2], vertical_alignment="center")
 nearest = way.segmented_control(
-    "Order", ["most suspicious", "at the threshold"], default="most suspicious", key="order", label_visibility="collapsed"
+    "Order",
+    ["most suspicious", "at the threshold"],
+    default="most suspicious",
+    key="order",
+    label_visibility="collapsed",
 )
 flagged = order.indices[:count]
 if nearest == "at the threshold":

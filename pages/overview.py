@@ -1,7 +1,6 @@
 """The first ten seconds: one mistake, and the training images behind it."""
 
 import streamlit as st
-
 from parts import frame, panels, results
 
 choice: frame.Choice = st.session_state["choice"]
@@ -32,10 +31,15 @@ with st.container(horizontal=True, vertical_alignment="center"):
 st.divider()
 one, two, three = st.columns(3)
 one.metric(
-    "Test accuracy", f"{study.accuracy():.1%}", border=True, help=f"{len(study.misclassified())} of {len(study.test)} wrong"
+    "Test accuracy",
+    f"{study.accuracy():.1%}",
+    border=True,
+    help=f"{len(study.misclassified())} of {len(study.test)} wrong",
 )
 if flags is not None:
-    two.metric("Suspect training labels", f"{len(flags)}", border=True, help=f"flagged by {scores.name}, Otsu's threshold")
+    two.metric(
+        "Suspect training labels", f"{len(flags)}", border=True, help=f"flagged by {scores.name}, Otsu's threshold"
+    )
     minutes = max(1, round(len(flags) * panels.SECONDS_PER_IMAGE / 60))
     three.metric(
         "Minutes to review them", f"{minutes}", border=True, help=f"at {panels.SECONDS_PER_IMAGE} seconds an image"

@@ -1,10 +1,10 @@
 """A label for every suspect image, as a table and as CSV."""
 
 import streamlit as st
-
-import influence_core as ic
 from parts import frame, results
 from parts.studies import picture_url
+
+import influence_core as ic
 
 MOST = 100_000
 COLUMNS = ["picture", "rank", "index", "given_label", "suggested_label", "predicted_label", "score", "label_quality"]
@@ -18,7 +18,9 @@ frame.heading(
 table = results.suggestions(study, choice.estimator)
 one, two = st.columns(2)
 flagged_only = one.toggle("Only flagged images", True, key="flagged_only", bind="query-params")
-differs = two.toggle("Only where the suggestion differs from the given label", False, key="differs", bind="query-params")
+differs = two.toggle(
+    "Only where the suggestion differs from the given label", False, key="differs", bind="query-params"
+)
 rows = table
 if flagged_only:
     rows = rows[rows["is_label_issue"]]

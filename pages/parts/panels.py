@@ -34,9 +34,7 @@ def flags(study: ic.Study, estimator: str) -> set[int] | None:
     return set(results.detection(study, estimator).flagged.tolist())
 
 
-def explanation(
-    study: ic.Study, scores: ic.Scores, test_id: int, k: int, flags: set[int] | None, key: str
-) -> None:
+def explanation(study: ic.Study, scores: ic.Scores, test_id: int, k: int, flags: set[int] | None, key: str) -> None:
     """One test image on the left, its most harmful and most helpful training images on the right."""
     left, right = st.columns([1, 4], gap="large")
     with left:

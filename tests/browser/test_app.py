@@ -101,8 +101,11 @@ def test_a_square_of_the_confusion_matrix_filters_the_mistakes(server: Server, w
     before = view.page.locator("button.tile").count()
     # a plotly click is a mouse event on the drawing: find the square by the number of the mistakes in it
     area = view.page.evaluate(
-        """([x, y]) => { const p = document.querySelector('.js-plotly-plot'), r = p.getBoundingClientRect(),
-             l = p._fullLayout; return [r.x + l.xaxis._offset + l.xaxis.l2p(x), r.y + l.yaxis._offset + l.yaxis.l2p(y)] }""",
+        """([x, y]) => {
+          const plot = document.querySelector('.js-plotly-plot'), box = plot.getBoundingClientRect();
+          const { xaxis, yaxis } = plot._fullLayout;
+          return [box.x + xaxis._offset + xaxis.l2p(x), box.y + yaxis._offset + yaxis.l2p(y)];
+        }""",
         [most[1], most[0]],
     )
     view.page.mouse.click(*area)
