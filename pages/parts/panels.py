@@ -91,7 +91,7 @@ def test_card(study: ic.Study, test_id: int) -> None:
     gallery([tile], key="test_card", size=150)
     surest = torch.topk(study.probabilities()[test_id], min(3, study.num_classes))
     pairs = zip(surest.indices.tolist(), surest.values.tolist(), strict=True)
-    st.caption(" · ".join(f"{study.class_names[k]} {p:.0%}" for k, p in pairs))
+    st.caption(" · ".join(f"**{study.class_names[k]}** {p:.0%}" for k, p in pairs))
 
 
 def test_gallery(study: ic.Study, ids: list[int], current: int, on_pick: Callable[[int], None]) -> None:
