@@ -53,7 +53,7 @@ def explanation(study: ic.Study, scores: ic.Scores, test_id: int, k: int, flags:
                     int(row["train_id"]),
                     flags is not None and int(row["train_id"]) in flags,
                     size=192,
-                    note=f"#{row['train_id']} · {row['score']:+.3g}",
+                    note=f"#{row['train_id']} · {signed(row['score'])}",
                     bar=float(row["score"] / largest),
                 )
                 for row in frame.to_dict("records")
@@ -65,6 +65,11 @@ def explanation(study: ic.Study, scores: ic.Scores, test_id: int, k: int, flags:
         if study.train.true_labels is not None:
             legend.append("~~struck~~ label: known to be wrong, the true one follows")
         st.caption(" · ".join(legend))
+
+
+def signed(score: float) -> str:
+    """A score in few characters, with its sign and without an exponent where there is room."""
+    return f"{score:+,.0f}" if 1000 <= abs(score) < 1e7 else f"{score:+.3g}"
 
 
 def test_tile(study: ic.Study, test_id: int, size: int) -> Tile:
