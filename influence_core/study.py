@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from influence_core.data import LabelledDataset, check_labels, wrap
 from influence_core.errors import InvalidInput
-from influence_core.gradients import check_scorable
+from influence_core.gradients import check_model
 from influence_core.losses import Loss, cross_entropy
 from influence_core.models import check_finite, load_weights
 from influence_core.training import Checkpoint, Trajectory
@@ -70,7 +70,6 @@ class Study:
     ) -> None:
         self.model = copy.deepcopy(model).eval()
         self.model.zero_grad(set_to_none=True)
-        check_scorable(self.model)
         self.loss = loss
         self.weight_decay = weight_decay
         self.name = name
@@ -236,6 +235,7 @@ class Study:
     def _check(self) -> None:
         for name, tensor in self.model.state_dict().items():
             check_finite(tensor, f"{name} of the model")
+        check_model(self.model)
         if not any(p.requires_grad for p in self.model.parameters()):
             raise InvalidInput(
                 f"no parameter of the model {type(self.model).__name__} requires a gradient, so there is nothing "

@@ -124,7 +124,7 @@ class VM(Estimator):
         columns = []
         for label in track(range(study.num_classes), f"{self.title}: influence of each label"):
             labels = torch.full((len(study.train),), label)
-            columns.append(-squared_norms(self.model_, study.loss, study.train, self.inverse_fisher_, labels))
+            columns.append(-squared_norms(self.model_, study.loss, study.train, self.inverse_fisher_, labels=labels))
         return torch.stack(columns, dim=1)
 
 

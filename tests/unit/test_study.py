@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_named(parts, message):
 def test_a_layer_without_running_statistics_is_refused():
     model = net()
     model[1] = nn.BatchNorm2d(3, track_running_stats=False).double()
-    with pytest.raises(InvalidInput, match=r"layer 1 \(BatchNorm2d\)"):
+    with pytest.raises(InvalidInput, match=r"1 \(BatchNorm2d\) keeps no running statistics"):
         ic.Study(model, images(), images())
 
 

@@ -1,0 +1,81 @@
+"""Reading samples: any map-style dataset, a pair of tensors, or anything that can give a batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+
+class Samples:
+    """A dataset as batches in dataset order, on the model's device and in its floating-point type.
+
+    Args:
+        data: A map-style dataset of ``(input tensor, label)``, or a pair of tensors ``([N, ...], [N, ...])``.
+            If it has a method ``batch(ids) -> (inputs, labels)``, that is used instead of reading sample by sample.
+        labels: Labels ``[N, ...]`` to use instead of the data's own.
+        device: Where batches go.
+        dtype: Type of floating-point inputs.
+
+    Raises:
+        ValueError: The numbers of inputs and labels differ, or the data is empty.
+    """
+
+    def __init__(self, data: Any, labels: Tensor | None, device: torch.device, dtype: torch.dtype) -> None:
+        """See the class."""
+        self._read, self._count = _reader(data)
+        if self._count == 0:
+            raise ValueError("the dataset is empty; expected at least one sample")
+        if labels is not None and len(labels) != self._count:
+            raise ValueError(f"{len(labels)} labels are given for {self._count} samples; expected one for each")
+        self._labels, self._device, self._dtype = labels, device, dtype
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return self._count
+
+    def batch(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of the samples ``ids``."""
+        inputs, labels = self._read(ids)
+        if self._labels is not None:
+            labels = self._labels[ids.to(self._labels.device)]
+        dtype = self._dtype if inputs.is_floating_point() else inputs.dtype
+        return _ordinary(inputs).to(self._device, dtype), _ordinary(labels).to(self._device)
+
+
+def _reader(data: Any) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], int]:
+    if callable(getattr(data, "batch", None)):
+        return data.batch, len(data)
+    if isinstance(data, TensorDataset):
+        data = data.tensors
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        inputs, labels = data
+        if len(inputs) != len(labels):
+            raise ValueError(
+                f"there are {len(inputs)} inputs and {len(labels)} labels; expected as many of one as of the other"
+            )
+        return lambda ids: (inputs[_run(ids)], labels[_run(ids)]), len(inputs)
+    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        raise TypeError(
+            f"{type(data).__name__} is not a dataset; expected __getitem__ and __len__, or a pair of tensors"
+        )
+    return lambda ids: _collated([data[int(i)] for i in ids]), len(data)
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """A tensor that autograd may save, also if the caller made it in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def _run(ids: Tensor) -> slice | Tensor:
+    """Consecutive ids as a slice, so that a batch of a tensor is a view instead of a copy."""
+    first, last = int(ids[0]), int(ids[-1])
+    return slice(first, last + 1) if last - first + 1 == len(ids) and bool((ids.diff() == 1).all()) else ids
+
+
+def _collated(samples: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
+    inputs = torch.stack([torch.as_tensor(sample[0]) for sample in samples])
+    return inputs, torch.stack([torch.as_tensor(sample[1]) for sample in samples])

@@ -1,0 +1,73 @@
+"""The fallback for the whole model: ``torch.func``, or one backward pass per sample where that does not apply."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from influence_core.gradients.forms import Dense, Form
+from influence_core.gradients.memory import ROWS_BYTES
+from influence_core.gradients.types import Loss
+
+VECTORISED = True
+ONE_BY_ONE = False
+
+
+def whole_model_gradients(
+    model: nn.Module, names: Sequence[str], loss: Loss, inputs: Tensor, labels: Tensor, vectorised: bool
+) -> Iterator[tuple[slice, dict[str, Form]]]:
+    """Explicit per-sample gradients of some parameters, a few samples at a time.
+
+    Args:
+        model: The model; its parameters need not require gradients.
+        names: Which parameters.
+        loss: One loss per sample.
+        inputs: ``[B, ...]``.
+        labels: ``[B, ...]``.
+        vectorised: Whether to use ``torch.func.vmap``; else one forward and backward pass per sample.
+
+    Yields:
+        Which samples of the batch, and name -> form.
+    """
+    parameters = {name: model.get_parameter(name).detach() for name in names}
+    entries = sum(parameter.numel() * parameter.element_size() for parameter in parameters.values())
+    at_once = max(1, ROWS_BYTES // max(1, entries))
+    for start in range(0, len(inputs), at_once):
+        some = slice(start, min(start + at_once, len(inputs)))
+        function = _vectorised if vectorised else _one_by_one
+        gradients = function(model, parameters, loss, inputs[some], labels[some])
+        yield some, {name: Dense(gradient) for name, gradient in gradients.items()}
+
+
+def _loss_of_one(model: nn.Module, values: dict[str, Tensor], loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+    return loss(torch.func.functional_call(model, values, (x.unsqueeze(0),)), y.unsqueeze(0))[0]
+
+
+def _vectorised(
+    model: nn.Module, parameters: dict[str, Tensor], loss: Loss, inputs: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    def of_sample(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return _loss_of_one(model, values, loss, x, y)
+
+    mapped = torch.func.vmap(torch.func.grad(of_sample), in_dims=(None, 0, 0), randomness="error")
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")  # slower, and still right
+        return {name: gradient.detach() for name, gradient in mapped(parameters, inputs, labels).items()}
+
+
+def _one_by_one(
+    model: nn.Module, parameters: dict[str, Tensor], loss: Loss, inputs: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    gradients = {name: parameter.new_zeros(len(inputs), *parameter.shape) for name, parameter in parameters.items()}
+    for index, (x, y) in enumerate(zip(inputs, labels, strict=True)):
+        leaves = {name: parameter.clone().requires_grad_() for name, parameter in parameters.items()}
+        with torch.enable_grad():
+            value = _loss_of_one(model, leaves, loss, x, y)
+            found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True) if value.requires_grad else ()
+        for name, gradient in zip(leaves, found, strict=False):
+            if gradient is not None:
+                gradients[name][index] = gradient
+    return gradients

@@ -1,0 +1,311 @@
+"""The probe: a plan is tried on two samples against plain autograd before it is trusted with a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from influence_core.gradients.block import sum_rows
+from influence_core.gradients.fallback import whole_model_gradients
+from influence_core.gradients.forms import Form
+from influence_core.gradients.plan import Plan
+from influence_core.gradients.selection import Selection
+from influence_core.gradients.tape import RuleError, Tape, check_losses
+from influence_core.gradients.types import GradientError, Loss, MixedSamplesError
+
+_TOLERANCES = {torch.float64: 1e-7, torch.float32: 2e-3}
+_COARSE = 0.1  # half precision, also through autocast
+
+Shapes = dict[int, list[tuple[int, ...] | None]]
+
+
+def probe(model: nn.Module, selection: Selection, plan: Plan, loss: Loss, inputs: Tensor, labels: Tensor) -> float:
+    """Compare the planned gradients with one ordinary backward pass per sample, and mend the plan.
+
+    A rule is wrong for a module whose parameter is also used elsewhere, by a function say; no look at the module
+    could tell. Numbers can: every parameter whose gradients differ is sent to the whole-model fallback. On the way the
+    plan learns where samples stand in each module's tensors, whether channels-last images are possible, and how much
+    memory a sample takes.
+
+    Args:
+        model: The model.
+        selection: The chosen parameters.
+        plan: The plan, changed in place.
+        loss: One loss per sample.
+        inputs: Two samples ``[2, ...]``, or one where there are no more.
+        labels: Their labels.
+
+    Returns:
+        The chosen parameters' share of the squared gradient norm of all trainable ones, over these samples.
+
+    Raises:
+        MixedSamplesError: The loss or the model mixes samples.
+        GradientError: The model is not deterministic, or the loss is not one value per sample.
+        RuntimeError: The model itself fails on these samples.
+    """
+    # Unequal weights, so that gradients assigned to the wrong sample do not go unnoticed.
+    weights = [1.0, -0.6][: len(inputs)]
+    modules = {id(station.module): station.module for station in plan.stations}
+    with torch.enable_grad():
+        try:
+            reference, scales, shapes_of_one, outcomes, share = _one_by_one(
+                model, selection, modules, loss, inputs, labels, weights
+            )
+        except RuntimeError as error:
+            if "inplace operation" not in str(error):
+                raise
+            _recorded(model, plan, loss, inputs, labels, weights, {})  # names the module, if it is a layer's input
+            raise GradientError(f"plain autograd cannot differentiate this model: {error}") from error
+        shapes_of_all, together = _together(model, modules, loss, inputs, labels)
+    tolerance = _tolerance(next(iter(selection.parameters.values())).dtype)
+    _check_unmixed(outcomes, together, tolerance)
+    _learn_arrangements(plan, shapes_of_one, shapes_of_all)
+    plan.channels_last = inputs.dim() == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules())
+
+    errors = _recorded(model, plan, loss, inputs, labels, weights, reference)
+    wrong = [name for name in reference if name not in plan.whole_model and _differs(name, errors, scales, tolerance)]
+    if wrong:
+        plan.drop(wrong, "used in a way that its module's rule does not see")
+    if plan.whole_model:
+        _try_whole_model(model, plan, loss, inputs, labels, weights, reference, scales, tolerance)
+    return share
+
+
+def _one_by_one(
+    model: nn.Module,
+    selection: Selection,
+    modules: dict[int, nn.Module],
+    loss: Loss,
+    inputs: Tensor,
+    labels: Tensor,
+    weights: list[float],
+) -> tuple[dict[str, Tensor], dict[str, float], Shapes, list[tuple[Any, Tensor]], float]:
+    """Plain autograd: weighted sums of gradients, sums of their norms, shapes seen, outputs, and the norms' share."""
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    sums: dict[str, Tensor] = {}
+    scales = dict.fromkeys(selection.parameters, 0.0)
+    outcomes: list[tuple[Any, Tensor]] = []
+    shapes: Shapes = {}
+    squares = {True: 0.0, False: 0.0}
+    for index, weight in enumerate(weights):
+        with _ShapesRecorded(modules, shapes if index == 0 else {}):
+            outputs = model(inputs[index : index + 1])
+        losses = loss(outputs, labels[index : index + 1])
+        check_losses(losses, 1)
+        outcomes.append((outputs.detach() if isinstance(outputs, Tensor) else None, losses.detach()))
+        if not losses.requires_grad:
+            continue
+        found = torch.autograd.grad(losses[0], list(trainable.values()), allow_unused=True)
+        for name, gradient in zip(trainable, found, strict=True):
+            if gradient is None:  # torch's types forget allow_unused
+                continue  # type: ignore[unreachable]
+            norm = float(torch.linalg.vector_norm(gradient))
+            squares[name in scales] += norm**2
+            if name in scales:
+                sums[name] = sums[name].add_(gradient, alpha=weight) if name in sums else gradient.mul(weight)
+                scales[name] += norm
+        del found
+    for name, parameter in selection.parameters.items():
+        sums.setdefault(name, torch.zeros_like(parameter))
+    total = squares[True] + squares[False]
+    return sums, scales, shapes, outcomes, squares[True] / total if total else 1.0
+
+
+def _together(
+    model: nn.Module, modules: dict[int, nn.Module], loss: Loss, inputs: Tensor, labels: Tensor
+) -> tuple[Shapes, tuple[Any, Tensor]]:
+    """The same samples in one batch; also refuses a loss in which one sample's output moves another's loss."""
+    shapes: Shapes = {}
+    with _ShapesRecorded(modules, shapes), torch.no_grad():
+        outputs = model(inputs)
+    if isinstance(outputs, Tensor) and outputs.is_floating_point():
+        leaf = outputs.detach().requires_grad_()
+        losses = loss(leaf, labels)
+        check_losses(losses, len(inputs))
+        if losses.requires_grad and len(inputs) > 1:
+            (slope,) = torch.autograd.grad(losses[0], leaf)
+            if len(slope) == len(inputs) and bool(slope[1:].any()):
+                raise MixedSamplesError(
+                    "the loss mixes samples: the first sample's loss changes with the second sample's output; "
+                    "compute every sample's loss from its own output only"
+                )
+        outputs = outputs.detach()
+    else:
+        losses = loss(outputs, labels)
+        check_losses(losses, len(inputs))
+        outputs = None
+    return shapes, (outputs, losses.detach())
+
+
+def _check_unmixed(outcomes: list[tuple[Any, Tensor]], together: tuple[Any, Tensor], tolerance: float) -> None:
+    outputs, losses = together
+    if outputs is not None and len(outputs) == len(outcomes):
+        alone = torch.cat([output for output, _ in outcomes])
+        if not torch.allclose(alone, outputs, rtol=tolerance, atol=tolerance * float(outputs.abs().max())):
+            raise MixedSamplesError(
+                "the model's output for a sample changes with the other samples of its batch, or from call to call; "
+                "gradients of single samples do not exist then: replace batch statistics by running ones, and random "
+                "functions (dropout, noise) by their eval behaviour"
+            )
+    alone = torch.cat([loss for _, loss in outcomes])
+    if not torch.allclose(alone, losses, rtol=10 * tolerance, atol=10 * tolerance * float(losses.abs().max())):
+        raise MixedSamplesError(
+            f"the loss mixes samples: alone they lose {alone.tolist()}, in one batch {losses.tolist()}; "
+            "compute every sample's loss from its own output only"
+        )
+
+
+class _ShapesRecorded:
+    """Notes, for every module's first call, the shapes of its tensor arguments."""
+
+    def __init__(self, modules: dict[int, nn.Module], shapes: Shapes) -> None:
+        self._modules, self._shapes, self._handles = modules, shapes, []  # type: ignore[var-annotated]
+
+    def __enter__(self) -> None:
+        for key, module in self._modules.items():
+            self._handles.append(module.register_forward_pre_hook(self._note(key), with_kwargs=True))
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _note(self, key: int) -> Callable[..., None]:
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            leaves = pytree.tree_leaves((args, kwargs))
+            seen = [tuple(leaf.shape) if isinstance(leaf, Tensor) else None for leaf in leaves]
+            self._shapes.setdefault(key, seen)
+
+        return note
+
+
+def _learn_arrangements(plan: Plan, ones: Shapes, alls: Shapes) -> None:
+    """Where samples stand is the axis that grew when one sample became two."""
+    for station in plan.stations:
+        one, both = ones.get(id(station.module)), alls.get(id(station.module))
+        if not one or not both or len(one) != len(both):
+            continue
+        station.batched = tuple(
+            a is not None and b is not None and a[:1] != b[:1] for a, b in zip(one, both, strict=True)
+        )
+        first_one, first_both = one[0], both[0]
+        if station.features_last and first_one and first_both and len(first_one) == len(first_both):
+            grown = [axis for axis, (a, b) in enumerate(zip(first_one, first_both, strict=True)) if a != b]
+            if grown == [0]:
+                station.arrangement = "first" if first_one[0] == 1 else "folded"
+            elif grown == [1] and first_one[1] == 1:
+                station.arrangement = "second"
+
+
+def _recorded(
+    model: nn.Module,
+    plan: Plan,
+    loss: Loss,
+    inputs: Tensor,
+    labels: Tensor,
+    weights: list[float],
+    reference: dict[str, Tensor],
+) -> dict[str, float]:
+    """How far the planned gradients' weighted sums are from the reference.
+
+    Stations whose rule fails are dropped, and it is tried again.
+
+    Returns:
+        Name -> norm of the difference.
+
+    Raises:
+        GradientError: The loss is not one value per sample.
+        RuntimeError: The model itself fails.
+    """
+    while True:
+        errors = {name: float(torch.linalg.vector_norm(expected)) for name, expected in reference.items()}
+        kept = [0.0]
+
+        def deliver(forms: dict[str, Form], errors: dict[str, float] = errors, kept: list[float] = kept) -> None:
+            for name, form in forms.items():
+                costs = form.costs()
+                kept[0] = max(kept[0], costs.size + costs.kept)
+                if name in reference:  # compared at once: nothing as large as the model is kept
+                    rows = (form.narrow(index, index + 1).rows() * weight for index, weight in enumerate(weights))
+                    total = form.layout.unflatten(sum_rows(rows))[0]
+                    errors[name] = float(torch.linalg.vector_norm(total - reference[name]))
+
+        tape = Tape(model, plan.stations, plan.blocks, plan.channels_last)
+        try:
+            with tape, _SavedBytes() as saved:
+                tape.run(inputs, labels, loss, deliver)
+        except RuleError as error:
+            plan.drop(error.station.wanted.values(), f"the rule of its module failed: {error.__cause__}")
+            continue
+        except GradientError:
+            raise
+        except RuntimeError:
+            if not plan.channels_last:
+                raise
+            plan.channels_last = False  # the model views images in a way that needs channels first
+            continue
+        itemsize = inputs.element_size() if inputs.is_floating_point() else 4
+        plan.bytes_per_sample = 2.0 * saved.total / len(inputs) + 2.0 * kept[0] * itemsize
+        return errors
+
+
+class _SavedBytes:
+    """Counts the bytes that autograd keeps during a forward pass, parameters aside."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._seen: set[int] = set()
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter) and tensor.data_ptr() not in self._seen:
+            self._seen.add(tensor.data_ptr())
+            self.total += tensor.numel() * tensor.element_size()
+        return tensor
+
+    def __enter__(self) -> _SavedBytes:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.__exit__(*error)
+
+
+def _differs(name: str, errors: dict[str, float], scales: dict[str, float], tolerance: float) -> bool:
+    noise = 1e-6 * max(scales.values(), default=0.0) * tolerance
+    return not errors[name] <= tolerance * scales[name] + noise
+
+
+def _try_whole_model(
+    model: nn.Module,
+    plan: Plan,
+    loss: Loss,
+    inputs: Tensor,
+    labels: Tensor,
+    weights: list[float],
+    reference: dict[str, Tensor],
+    scales: dict[str, float],
+    tolerance: float,
+) -> None:
+    """Vectorise the whole-model fallback if that works and is right, else take it one sample at a time."""
+    names = sorted(plan.whole_model)
+    sums: dict[str, Tensor] = {}
+    try:
+        for some, forms in whole_model_gradients(model, names, loss, inputs, labels, vectorised=True):
+            scale = torch.tensor(weights[some], device=inputs.device)
+            for name, form in forms.items():
+                part = (form.rows() * scale.to(form.rows().dtype)[:, None]).sum(0).reshape(reference[name].shape)
+                sums[name] = sums[name] + part if name in sums else part
+        errors = {name: float(torch.linalg.vector_norm(sums[name] - reference[name])) for name in names}
+        plan.vectorised = not any(_differs(name, errors, scales, tolerance) for name in names)
+    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError):
+        plan.vectorised = False
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        return _COARSE
+    return _TOLERANCES.get(dtype, _COARSE)

@@ -1,0 +1,236 @@
+"""The sweep: one pass over a dataset that serves any number of consumers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from influence_core.gradients.block import Block, Consumer, SampleGradients, SweepContext
+from influence_core.gradients.contexts import unchanged_buffers
+from influence_core.gradients.coverage import Coverage
+from influence_core.gradients.data import Samples
+from influence_core.gradients.fallback import whole_model_gradients
+from influence_core.gradients.forms import Form
+from influence_core.gradients.guards import check_model
+from influence_core.gradients.memory import batch_size_for, keep_freed_memory
+from influence_core.gradients.plan import Plan, make_plan
+from influence_core.gradients.probe import probe
+from influence_core.gradients.selection import Choice, Selection, select
+from influence_core.gradients.tape import Tape
+from influence_core.gradients.types import Loss, Progress
+
+DEFAULT_MEMORY_MIB = 256.0
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What a sweep did.
+
+    Attributes:
+        samples: Number of samples N.
+        losses: Loss of every sample, ``[N]``.
+        coverage: Which parameters were used, and how.
+        batch_size: Samples per batch.
+        seconds: Wall-clock time.
+    """
+
+    samples: int
+    losses: Tensor
+    coverage: Coverage
+    batch_size: int
+    seconds: float
+
+
+@torch.inference_mode(False)
+def sweep(
+    model: nn.Module,
+    loss: Loss,
+    data: Any,
+    consumers: Sequence[Consumer],
+    *,
+    parameters: Choice = None,
+    batch_size: int | None = None,
+    memory_mib: float = DEFAULT_MEMORY_MIB,
+    progress: Progress | None = None,
+    labels: Tensor | None = None,
+) -> SweepReport:
+    """Pass once over a dataset, in its order, and hand every sample's gradient to every consumer.
+
+    The model must be in eval mode; it, its buffers, flags and hooks are as before afterwards, also after an exception.
+    Results do not depend on the batch size. Call it under ``torch.autocast`` for a forward pass in bfloat16; gradients
+    are then still kept and multiplied in the parameters' type.
+
+    Before the first batch two samples are tried against plain autograd (see ``probe``). Control flow that uses a
+    parameter outside its module for other samples only would escape that check.
+
+    Args:
+        model: The model.
+        loss: ``loss(outputs, labels) -> [B]``, one value per sample.
+        data: A map-style dataset of ``(input tensor, label)``, or a pair of tensors; a method
+            ``batch(ids) -> (inputs, labels)`` is used where there is one.
+        consumers: What to compute; read their ``result()`` afterwards.
+        parameters: Which parameters; see ``select``.
+        batch_size: Samples per batch; None to fit ``memory_mib``.
+        memory_mib: Budget in MiB for activations and gradients of a batch, the consumers' results aside.
+        progress: Called as ``progress(done, total)`` after every batch.
+        labels: Labels ``[N, ...]`` to use instead of the data's own.
+
+    Returns:
+        Losses, coverage, batch size and seconds.
+
+    Raises:
+        MixedSamplesError: A module or the loss mixes samples.
+        GradientError: Something else makes per-sample gradients impossible; the message names it.
+        SelectionError: The selection does not fit the model.
+        ValueError: The data is empty, or its labels are not as many as its samples.
+    """
+    begun = time.perf_counter()
+    keep_freed_memory()
+    check_model(model)
+    selection = select(model, parameters)
+    first = next(iter(selection.parameters.values()))
+    samples = Samples(data, labels, first.device, first.dtype)
+    with unchanged_buffers(model):
+        plan, norm_selected = planned(model, selection, loss, samples)
+        size = batch_size or batch_size_for(memory_mib, plan.bytes_per_sample, len(samples))
+        norms = _NormsByWay(plan.fallback) if plan.fallback else None
+        served = [*consumers, *([norms] if norms else [])]
+        context = make_context(selection, plan, len(samples))
+        losses = torch.zeros(len(samples), device=context.device, dtype=context.dtype)
+        for consumer in served:
+            consumer.start(context)
+        for begin, batch_losses in _batches(model, selection, plan, loss, samples, served, size):
+            losses[begin : begin + len(batch_losses)] = batch_losses
+            if progress is not None:
+                progress(begin + len(batch_losses), len(samples))
+        for consumer in served:
+            consumer.finish()
+    covered = make_coverage(model, selection, plan, norms.shares() if norms else (1.0, 0.0), norm_selected)
+    return SweepReport(len(samples), losses, covered, size, time.perf_counter() - begun)
+
+
+def _batches(
+    model: nn.Module,
+    selection: Selection,
+    plan: Plan,
+    loss: Loss,
+    samples: Samples,
+    consumers: Sequence[Consumer],
+    size: int,
+) -> Iterator[tuple[int, Tensor]]:
+    """Run batch by batch and hand everything to the consumers; yields where a batch begins, and its losses."""
+    whole = sorted(plan.whole_model)
+    with Tape(model, plan.stations, plan.blocks, plan.channels_last) as tape:
+        for begin in range(0, len(samples), size):
+            inputs, labels = samples.batch(torch.arange(begin, min(begin + size, len(samples))))
+            losses = tape.run(inputs, labels, loss, _Delivery(consumers, selection, begin, begin + len(inputs)))
+            if whole:
+                for some, forms in whole_model_gradients(model, whole, loss, inputs, labels, plan.vectorised):
+                    _Delivery(consumers, selection, begin + some.start, begin + some.stop)(forms)
+            yield begin, losses
+
+
+def planned(model: nn.Module, selection: Selection, loss: Loss, samples: Samples) -> tuple[Plan, float]:
+    """A plan that was tried on the first and the middle sample, and the norm's share that the probe saw."""
+    plan = make_plan(model, selection)
+    ids = sorted({0, len(samples) // 2})
+    inputs, labels = samples.batch(torch.tensor(ids))
+    return plan, probe(model, selection, plan, loss, inputs, labels)
+
+
+def make_context(selection: Selection, plan: Plan, samples: int) -> SweepContext:
+    """What consumers learn, from the selection and the plan."""
+    first = next(iter(selection.parameters.values()))
+    shapes = {name: tuple(parameter.shape) for name, parameter in selection.parameters.items()}
+    whole = tuple(sorted(plan.whole_model))
+    blocks = (*plan.blocks, *([whole] if whole else []))
+    return SweepContext(samples, shapes, selection.masks, blocks, first.device, first.dtype)
+
+
+def make_coverage(
+    model: nn.Module,
+    selection: Selection,
+    plan: Plan,
+    norms: tuple[float | None, float | None],
+    norm_selected: float | None,
+) -> Coverage:
+    """The shares of parameters, beside the given shares of norms."""
+    sizes = {
+        name: int(selection.masks[name].sum()) if name in selection.masks else parameter.numel()
+        for name, parameter in selection.parameters.items()
+    }
+    selected = sum(sizes.values())
+    fallen = sum(sizes[name] for name in plan.fallback)
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    rules = tuple(name for name in selection.parameters if name not in plan.fallback)
+    by_fallback = fallen / selected
+    return Coverage(
+        trainable, selected, 1.0 - by_fallback, by_fallback, *norms, norm_selected, rules, dict(plan.fallback)
+    )
+
+
+def coverage(model: nn.Module, parameters: Choice = None) -> Coverage:
+    """Which parameters have layer rules, from a look at the modules alone.
+
+    A sweep also tries the rules on data and may find that a parameter is used outside its module; its report says so.
+
+    Args:
+        model: The model.
+        parameters: Which parameters; see ``select``.
+
+    Returns:
+        The coverage, without shares of norms.
+    """
+    selection = select(model, parameters)
+    return make_coverage(model, selection, make_plan(model, selection), (None, None), None)
+
+
+class _Delivery:
+    """Hands forms to consumers, with masks and the samples' places."""
+
+    def __init__(self, consumers: Sequence[Consumer], selection: Selection, begin: int, end: int) -> None:
+        self._consumers, self._selection = consumers, selection
+        self._samples = slice(begin, end)
+
+    def __call__(self, forms: dict[str, Form]) -> None:
+        masks, parameters = self._selection.masks, self._selection.parameters
+        block = Block(
+            {
+                name: SampleGradients(name, form, masks.get(name), parameters[name].element_size())
+                for name, form in forms.items()
+            },
+            self._samples,
+        )
+        for consumer in self._consumers:
+            consumer.consume(block)
+
+
+class _NormsByWay:
+    """Sums of squared norms, by rules and by the fallback."""
+
+    def __init__(self, fallback: Mapping[str, str]) -> None:
+        self._fallback = fallback
+        self._sums = {True: 0.0, False: 0.0}
+
+    def start(self, context: SweepContext) -> None:
+        """Nothing to prepare."""
+
+    def consume(self, block: Block) -> None:
+        """Add up."""
+        for name, gradients in block.items():
+            self._sums[name in self._fallback] += float(gradients.squared_norms().sum(dtype=torch.float64))
+
+    def finish(self) -> None:
+        """Nothing left to do."""
+
+    def shares(self) -> tuple[float, float]:
+        """By rules, by the fallback."""
+        total = self._sums[True] + self._sums[False]
+        if not total:
+            return 1.0, 0.0
+        return self._sums[False] / total, self._sums[True] / total
