@@ -1,0 +1,274 @@
+r"""Curvature matrices of the mean loss as products with R vectors at once, streamed over the data.
+
+All of them are :math:`\frac1N \sum_n (\cdot) + (\lambda + \delta) I`: means over samples, never over batches, so that the
+batch size changes nothing. :math:`\lambda` is the weight decay of a penalty :math:`\frac\lambda2\lVert w\rVert^2`
+(PyTorch's convention), :math:`\delta` the damping; the two are kept apart. Everything is taken in eval mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from influence_core.curvature.outputs import Draw, at_outputs, linear_loss, output_hessian
+from influence_core.curvature.vectors import Vectors, flatten, unflatten
+from influence_core.errors import InvalidInput
+from influence_core.gradients import Choice, check_model, select, squared_norms
+from influence_core.gradients.contexts import no_autocast, no_fast_attention, unchanged_buffers
+from influence_core.gradients.data import Samples
+from influence_core.gradients.memory import batch_size_for
+from influence_core.gradients.sweep import planned
+from influence_core.losses import Loss
+
+MEMORY_MIB = 256.0
+GRAPH_FACTOR = 4.0
+"""A graph for second derivatives keeps about this many times what one for first derivatives keeps."""
+
+
+class Operator(ABC):
+    """A symmetric curvature matrix, P x P, known by its products.
+
+    Attributes:
+        model: The model, in eval mode.
+        shapes: Parameter name -> shape, in the order of a row.
+        size: P.
+        weight_decay: lambda.
+        damping: delta.
+
+    Args:
+        model: The model, in eval mode; it is not changed.
+        loss: One loss per sample.
+        data: N samples: a map-style dataset, a pair of tensors, or anything with ``batch(ids)`` and a length.
+        parameters: Which parameters; see ``influence_core.gradients.select``. Masks are not possible here.
+        weight_decay: lambda of the penalty lambda/2 ||w||^2.
+        damping: delta, absolute.
+        batch_size: Samples per batch; None to fit 256 MiB.
+
+    Raises:
+        InvalidInput: If the model cannot be differentiated sample by sample, or a mask is given.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        data: Any,
+        *,
+        parameters: Choice = None,
+        weight_decay: float = 0.0,
+        damping: float = 0.0,
+        batch_size: int | None = None,
+    ) -> None:
+        check_model(model)
+        selection = select(model, parameters)
+        if selection.masks:
+            raise InvalidInput(
+                f"curvature products take whole parameters, but {next(iter(selection.masks))!r} has a mask: multiply "
+                "the vectors by it before and after"
+            )
+        self.model, self.loss, self.data = model, loss, data
+        self.parameters = list(selection.parameters.values())
+        self.shapes = {name: tuple(p.shape) for name, p in selection.parameters.items()}
+        self.size = selection.size
+        self.weight_decay, self.damping = weight_decay, damping
+        first = self.parameters[0]
+        self._samples = Samples(data, None, first.device, first.dtype)
+        if batch_size is None:
+            with unchanged_buffers(model):
+                plan, _ = planned(model, selection, loss, self._samples)
+            batch_size = batch_size_for(MEMORY_MIB, GRAPH_FACTOR * plan.bytes_per_sample, len(self._samples), most=256)
+        self._batch_size = batch_size
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """The matrix times R vectors.
+
+        Args:
+            rows: ``[R, P]``.
+
+        Returns:
+            ``[R, P]``.
+        """
+        shift = self.weight_decay + self.damping
+        stacked = unflatten(rows.detach().to(self.parameters[0]), self.shapes)
+        vectors = [[v[r] for v in stacked.values()] for r in range(len(rows))]
+        total = torch.zeros_like(rows)
+        with _second_order(self.model):
+            for ids, inputs, labels in self._batches():
+                for r, parts in enumerate(self._products(ids, inputs, labels, vectors)):
+                    total[r] += _joined(parts, self.parameters).to(total)
+        return total.div_(len(self._samples)).add_(rows, alpha=shift)
+
+    def apply(self, vectors: Vectors) -> Vectors:
+        """The matrix times stacked vectors, parameter name -> ``[R, *shape]``."""
+        return unflatten(self(flatten(vectors, self.shapes)), self.shapes)
+
+    def damped(self, damping: float) -> Self:
+        """The same matrix with another damping; nothing is computed."""
+        other = copy.copy(self)
+        other.damping = damping
+        return other
+
+    def dense(self) -> Tensor:
+        """The matrix itself, ``[P, P]``: for small models and for tests."""
+        first = self.parameters[0]
+        return self(torch.eye(self.size, device=first.device, dtype=first.dtype))
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for begin in range(0, len(self._samples), self._batch_size):
+            ids = torch.arange(begin, min(begin + self._batch_size, len(self._samples)))
+            yield ids, *self._samples.batch(ids)
+
+    @abstractmethod
+    def _products(
+        self, ids: Tensor, inputs: Tensor, labels: Tensor, vectors: Sequence[Sequence[Tensor]]
+    ) -> Iterator[Sequence[Tensor | None]]:
+        """For every vector, the sum over the batch of the sample's matrix times it, parameter by parameter."""
+
+
+class Hessian(Operator):
+    r"""The Hessian :math:`\frac1N\sum_n\nabla^2\ell_n + (\lambda+\delta)I`: exact, and indefinite in general."""
+
+    def _products(
+        self, ids: Tensor, inputs: Tensor, labels: Tensor, vectors: Sequence[Sequence[Tensor]]
+    ) -> Iterator[Sequence[Tensor | None]]:
+        total = self.loss(self.model(inputs), labels).sum()
+        gradients = torch.autograd.grad(total, self.parameters, create_graph=True, allow_unused=True)
+        for vector in vectors:
+            yield _differentiated(gradients, self.parameters, vector)
+
+
+class GaussNewton(Operator):
+    r"""The generalized Gauss-Newton matrix :math:`\frac1N\sum_n J_n^\top C_n J_n + (\lambda+\delta)I`.
+
+    :math:`C_n` is the loss Hessian at the outputs. Positive semi-definite for a convex loss, equal to the Hessian where
+    the outputs are linear in the parameters, and to the Fisher matrix for cross-entropy.
+    """
+
+    def _products(
+        self, ids: Tensor, inputs: Tensor, labels: Tensor, vectors: Sequence[Sequence[Tensor]]
+    ) -> Iterator[Sequence[Tensor | None]]:
+        outputs = self.model(inputs)
+        if outputs.dim() != 2:
+            raise InvalidInput(f"the model gives outputs {tuple(outputs.shape)}, expected [samples, classes]")
+        dummy = torch.zeros_like(outputs, requires_grad=True)  # J w, differentiated in w, is J' and so gives J v
+        transposed = torch.autograd.grad(outputs, self.parameters, dummy, create_graph=True, allow_unused=True)
+        for vector in vectors:
+            (change,) = _differentiated(transposed, [dummy], vector)
+            if change is None:
+                yield [None] * len(self.parameters)
+                continue
+            curved = self._curved(ids, outputs.detach(), labels, change)
+            yield torch.autograd.grad(outputs, self.parameters, curved, retain_graph=True, allow_unused=True)
+
+    def _curved(self, ids: Tensor, outputs: Tensor, labels: Tensor, change: Tensor) -> Tensor:
+        """C times a change of the outputs, ``[B, K]``."""
+        return torch.einsum("bij,bj->bi", output_hessian(self.loss, outputs, labels), change)
+
+
+class Fisher(GaussNewton):
+    r"""A Fisher matrix :math:`\frac1N\sum_n g_n g_n^\top + (\lambda+\delta)I`.
+
+    Args:
+        *args: Of ``Operator``.
+        draw: ``empirical`` for gradients with the given labels; ``sampled`` for labels drawn once from the model,
+            an unbiased estimate of the true Fisher matrix; ``exact`` for its expectation.
+        seed: Of the draw.
+        **options: Of ``Operator``.
+    """
+
+    def __init__(self, *args: Any, draw: Draw = "sampled", seed: int = 0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._vectors = at_outputs(self.model, self.loss, self.data, draw, seed)
+
+    def _curved(self, ids: Tensor, outputs: Tensor, labels: Tensor, change: Tensor) -> Tensor:
+        drawn = [vectors[ids.to(vectors.device)] for vectors in self._vectors]
+        return torch.stack([s * (s * change).sum(1, keepdim=True) for s in drawn]).sum(0)
+
+
+def mean_diagonal(model: nn.Module, loss: Loss, data: Any, parameters: Choice = None, seed: int = 0) -> float:
+    r"""Mean of the diagonal of the Gauss-Newton matrix, what relative damping is relative to.
+
+    One sweep estimates it without bias from one draw per sample, :math:`\frac{1}{NP}\sum_n\lVert J_n^\top s_n\rVert^2`.
+
+    Args:
+        model: The model, in eval mode.
+        loss: One loss per sample.
+        data: N samples.
+        parameters: Which parameters.
+        seed: Of the draw.
+
+    Returns:
+        The mean, without weight decay and damping.
+
+    Raises:
+        InvalidInput: If it is zero, so that nothing can be relative to it.
+    """
+    (drawn,) = at_outputs(model, loss, data, "sampled", seed)
+    norms = squared_norms(model, linear_loss, data, labels=drawn, parameters=parameters)
+    mean = float(norms.mean(dtype=torch.float64)) / select(model, parameters).size
+    if not mean > 0:
+        raise InvalidInput(
+            "the curvature is zero on all training images, so damping cannot be relative to it: the model is certain "
+            "of every image, or its outputs do not depend on the chosen parameters"
+        )
+    return mean
+
+
+Kind = Literal["ggn", "hessian"]
+
+
+def operator(kind: Kind, *args: Any, **options: Any) -> Operator:
+    """A curvature matrix by its name.
+
+    Args:
+        kind: ``ggn`` or ``hessian``.
+        *args: Of ``Operator``.
+        **options: Of ``Operator``.
+
+    Returns:
+        The operator.
+
+    Raises:
+        InvalidInput: If the name is unknown.
+    """
+    kinds: dict[str, type[Operator]] = {"ggn": GaussNewton, "hessian": Hessian}
+    if kind not in kinds:
+        raise InvalidInput(f"curvature is {kind!r}; choose 'ggn' or 'hessian'")
+    return kinds[kind](*args, **options)
+
+
+def _differentiated(
+    outputs: Sequence[Tensor | None], inputs: Sequence[Tensor], vector: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    """Derivative of ``outputs . vector``; None where there is none."""
+    pairs = [(o, v) for o, v in zip(outputs, vector, strict=True) if o is not None and o.requires_grad]
+    if not pairs:
+        return [None] * len(inputs)
+    return torch.autograd.grad(
+        [o for o, _ in pairs], inputs, [v for _, v in pairs], retain_graph=True, allow_unused=True
+    )
+
+
+def _joined(parts: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
+    filled = [p.new_zeros(p.shape) if g is None else g.detach() for g, p in zip(parts, parameters, strict=True)]
+    return torch.cat([part.flatten() for part in filled])
+
+
+@contextlib.contextmanager
+def _second_order(model: nn.Module) -> Iterator[None]:
+    """Gradients are on, and nothing is used that has no second derivative or leaves traces in the model."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(no_fast_attention())
+        stack.enter_context(no_autocast())
+        stack.enter_context(unchanged_buffers(model))
+        yield

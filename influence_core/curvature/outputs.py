@@ -1,0 +1,130 @@
+r"""The loss as seen from the model's outputs: what a curvature matrix puts between two Jacobians.
+
+With outputs o of a sample, the loss Hessian :math:`C = \nabla_o^2 \ell` gives the generalized Gauss-Newton matrix
+:math:`J^\top C J`. Where one needs C as a mean of outer products :math:`s s^\top`, vectors s at the outputs are drawn (or
+enumerated): their gradients :math:`J^\top s` are what layers then see in the backward pass. For cross-entropy,
+s = p - e_y with y drawn from the model's own prediction p gives the (true) Fisher matrix.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from influence_core.errors import InvalidInput
+from influence_core.gradients.data import Samples
+from influence_core.losses import Loss, cross_entropy
+
+Draw = Literal["sampled", "exact", "empirical"]
+"""``sampled``: one draw per sample; ``exact``: all K of them; ``empirical``: the gradient with the given label."""
+
+_BATCH = 256
+_DRAWS = ("sampled", "exact", "empirical")
+
+
+def linear_loss(outputs: Tensor, weights: Tensor) -> Tensor:
+    """``o . s``, whose gradient at the outputs is s: the loss to sweep with when s is given in place of labels.
+
+    Args:
+        outputs: ``[B, K]``.
+        weights: s, ``[B, K]``.
+
+    Returns:
+        ``[B]``.
+    """
+    return (outputs * weights).sum(1)
+
+
+def at_outputs(model: nn.Module, loss: Loss, data: Any, draw: Draw = "sampled", seed: int = 0) -> list[Tensor]:
+    """Vectors s at the outputs, for every sample, such that the sum of their outer products has the mean C.
+
+    Drawing does not depend on how the data is cut into batches.
+
+    Args:
+        model: The model, in eval mode, with outputs ``[B, K]``.
+        loss: One loss per sample.
+        data: As for ``influence_core.gradients.sweep``.
+        draw: See ``Draw``. For a loss other than cross-entropy the square root of its Hessian takes the place of the
+            softmax: times random signs for ``sampled``, column by column for ``exact``.
+        seed: Of the draw.
+
+    Returns:
+        A list of ``[N, K]``: one tensor, or K for ``exact``.
+
+    Raises:
+        InvalidInput: If ``draw`` is unknown, or the outputs are not ``[B, K]``.
+    """
+    if draw not in _DRAWS:
+        raise InvalidInput(f"draw is {draw!r}; choose one of {', '.join(map(repr, _DRAWS))}")
+    parameter = next(model.parameters())
+    samples = Samples(data, None, parameter.device, parameter.dtype)
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(len(samples), generator=generator, dtype=torch.float64)
+    signs: Tensor | None = None
+    pieces: list[list[Tensor]] = []
+    for begin in range(0, len(samples), _BATCH):
+        ids = torch.arange(begin, min(begin + _BATCH, len(samples)))
+        inputs, labels = samples.batch(ids)
+        with torch.no_grad():
+            outputs = model(inputs)
+        if outputs.dim() != 2:
+            raise InvalidInput(f"the model gives outputs {tuple(outputs.shape)}, expected [samples, classes]")
+        if draw == "empirical":
+            found = [output_gradient(loss, outputs, labels)]
+        elif loss is cross_entropy:
+            found = _softmax(outputs, uniform[ids].to(outputs.device) if draw == "sampled" else None)
+        else:
+            root = _root(output_hessian(loss, outputs, labels))
+            if draw == "exact":
+                found = list(root.unbind(2))
+            else:
+                if signs is None:
+                    coins = torch.randint(0, 2, (len(samples), outputs.shape[1]), generator=generator)
+                    signs = (2 * coins - 1).to(outputs)
+                found = [(root @ signs[ids.to(signs.device)][:, :, None])[:, :, 0]]
+        pieces.append(found)
+    return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+
+
+def output_gradient(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+    """Gradient of each sample's loss with respect to its outputs, ``[B, K]``."""
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = outputs.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(leaf, labels).sum(), leaf)
+    return gradient.detach()
+
+
+def output_hessian(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+    """Hessian of each sample's loss with respect to its outputs, ``[B, K, K]``."""
+    if loss is cross_entropy:
+        p = outputs.detach().softmax(1)
+        return torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = outputs.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(leaf, labels).sum(), leaf, create_graph=True)
+        if not gradient.requires_grad:  # a loss that is linear in the outputs
+            return leaf.new_zeros(*leaf.shape, leaf.shape[1])
+        columns = [
+            torch.autograd.grad(gradient[:, k].sum(), leaf, retain_graph=True, allow_unused=True)[0]
+            for k in range(leaf.shape[1])
+        ]
+    return torch.stack([torch.zeros_like(leaf) if c is None else c for c in columns], dim=2).detach()
+
+
+def _softmax(outputs: Tensor, uniform: Tensor | None) -> list[Tensor]:
+    """Columns ``sqrt(p_k) (p - e_k)`` for all k, or ``p - e_y`` with y drawn by the inverse of the distribution."""
+    p = outputs.softmax(1)
+    classes = p.shape[1]
+    if uniform is None:
+        unit = torch.eye(classes, device=p.device, dtype=p.dtype)
+        return [p[:, k : k + 1].sqrt() * (p - unit[k]) for k in range(classes)]
+    drawn = (p.double().cumsum(1) < uniform[:, None]).sum(1).clamp_(max=classes - 1)
+    return [p - torch.nn.functional.one_hot(drawn, classes).to(p.dtype)]
+
+
+def _root(hessian: Tensor) -> Tensor:
+    """R with R R' = C for a convex loss; what curves down is left out, as the Gauss-Newton matrix must not."""
+    values, vectors = torch.linalg.eigh(hessian.double())
+    return (vectors * values.clamp_min(0).sqrt()[:, None, :]).to(hessian.dtype)
