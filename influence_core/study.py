@@ -143,6 +143,18 @@ class Study:
         """Ids of the test images that the model gets wrong, int64, ascending."""
         return (self.predictions("test") != self.test.labels).nonzero().flatten()
 
+    def check_finite(self) -> None:
+        """Refuse NaN and infinity in the weights and in every dataset; each dataset is read once.
+
+        Raises:
+            InvalidInput: naming the weight or the image.
+        """
+        for name, tensor in self.model.state_dict().items():
+            check_finite(tensor, f"{name} of the model")
+        for split in SPLITS:
+            if split != "validation" or self.validation is not None:
+                self.split(split).check_finite()
+
     def at(self, checkpoint: Checkpoint) -> nn.Module:
         """A copy of the model with the weights and buffers of ``checkpoint``, in eval mode."""
         return load_weights(copy.deepcopy(self.model), checkpoint.state, f"the checkpoint at step {checkpoint.step}")

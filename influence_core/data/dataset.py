@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import operator
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ class LabelledDataset(Dataset[tuple[Tensor, int]]):
         self.filepaths = None if filepaths is None else [str(p) for p in filepaths]
         self._pictures = pictures
         self._fingerprint: str | None = None
+        self._not_finite: list[int] = []
 
     def __len__(self) -> int:
         """Number of samples N."""
@@ -205,9 +207,31 @@ class LabelledDataset(Dataset[tuple[Tensor, int]]):
     def fingerprint(self) -> str:
         """SHA-256 of all inputs, given labels and their order; computed once."""
         if self._fingerprint is None:
-            chunks = (self.batch(torch.arange(i, min(i + _CHUNK, len(self))))[0] for i in range(0, len(self), _CHUNK))
-            self._fingerprint = _digest([self.labels, *chunks])
+            self._not_finite = []
+            self._fingerprint = _digest(itertools.chain([self.labels], self._chunks()))
         return self._fingerprint
+
+    def check_finite(self) -> None:
+        """Refuse NaN and infinity; the inputs are read once, together with the fingerprint.
+
+        Raises:
+            InvalidInput: naming the first image.
+        """
+        if self.fingerprint and self._not_finite:
+            first, count = self._not_finite[0], len(self._not_finite)
+            raise InvalidInput(
+                f"{self.name} image {first} has values that are NaN or infinite ({count} of {len(self)} images have "
+                "some): mend the file or its transform, or leave it out with dataset.subset(ids)"
+            )
+
+    def _chunks(self) -> Iterator[Tensor]:
+        """All inputs, some at a time; notes which are not finite."""
+        for start in range(0, len(self), _CHUNK):
+            inputs = self.batch(torch.arange(start, min(start + _CHUNK, len(self))))[0]
+            if inputs.is_floating_point():
+                bad = ~torch.isfinite(inputs).reshape(len(inputs), -1).all(1)
+                self._not_finite += (bad.nonzero().flatten() + start).tolist()
+            yield inputs
 
     def _input(self, index: int) -> Tensor:
         item = self.base.tensors[0][index] if isinstance(self.base, TensorDataset) else self.base[index][0]
@@ -358,7 +382,7 @@ def _tensor_picture(tensor: Tensor, name: str) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
-def _digest(tensors: Sequence[Tensor]) -> str:
+def _digest(tensors: Iterable[Tensor]) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         tensor = tensor.detach().cpu().contiguous()

@@ -4,7 +4,21 @@ from influence_core.estimators.base import Estimator
 from influence_core.estimators.controls import Loss
 from influence_core.estimators.flat_minima import FVM, VM
 from influence_core.estimators.gex import GEX
+from influence_core.estimators.projections import TRAK, RandProj, TracInRP
 from influence_core.estimators.registry import all_estimators, available, get
 from influence_core.estimators.tracin import TracIn
 
-__all__ = ["FVM", "GEX", "VM", "Estimator", "Loss", "TracIn", "all_estimators", "available", "get"]
+__all__ = [
+    "FVM",
+    "GEX",
+    "TRAK",
+    "VM",
+    "Estimator",
+    "Loss",
+    "RandProj",
+    "TracIn",
+    "TracInRP",
+    "all_estimators",
+    "available",
+    "get",
+]

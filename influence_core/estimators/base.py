@@ -17,7 +17,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
@@ -48,6 +49,7 @@ class Estimator(ABC):
         cost: in forward and backward passes of one sample.
         reasons: public method -> why the theory does not give it.
         scales: kind of scores -> "nats"; "rank only" where not named.
+        exempt: check of ``ic.testing`` -> why the theory does not give what it asks for.
     """
 
     name: ClassVar[str]
@@ -57,6 +59,7 @@ class Estimator(ABC):
     cost: ClassVar[str] = ""
     reasons: ClassVar[dict[str, str]] = {}
     scales: ClassVar[dict[str, Scale]] = {}
+    exempt: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that make no sense; subclasses override ``_check_parameters``."""
@@ -82,8 +85,10 @@ class Estimator(ABC):
 
         Raises:
             NotSupported: if the study lacks what the method needs.
+            InvalidInput: if a weight or an input is NaN or infinite; the message names it.
         """
         self._check_needs(study)
+        study.check_finite()
         for attribute in [a for a in vars(self) if a.endswith("_")]:
             delattr(self, attribute)
         with measure() as cost:
@@ -91,6 +96,39 @@ class Estimator(ABC):
         self.study_ = study
         self.fit_cost_ = cost
         return self
+
+    def save(self, path: str | Path) -> None:
+        """Write what was learned as one safetensors file, without pickling anything.
+
+        Args:
+            path: file to write.
+
+        Raises:
+            NotFitted: before ``fit``.
+            NotSupported: if something that was learned cannot be written; the message names it.
+        """
+        from influence_core.estimators import saving
+
+        saving.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, study: Study) -> Self:
+        """Read what ``save`` wrote; ``Estimator.load`` takes any estimator, a subclass only its own.
+
+        Args:
+            path: the file.
+            study: the study that the estimator was fitted on; weights and data are not in the file twice.
+
+        Returns:
+            The fitted estimator.
+
+        Raises:
+            InvalidInput: if the file holds no such estimator.
+            StaleResult: if it was fitted on another study.
+        """
+        from influence_core.estimators import saving
+
+        return cast(Self, saving.load(cls, path, study))
 
     def influence(self, test: int | Sequence[int] | Tensor | None = None) -> Scores:
         """Effect of each training image on the loss of test images.

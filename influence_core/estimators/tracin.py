@@ -49,19 +49,10 @@ class TracIn(Estimator):
     last: int | None = None
 
     def _check_parameters(self) -> None:
-        if self.weights not in ("learning_rate", "equal"):
-            raise InvalidInput(f"weights is {self.weights!r}; choose 'learning_rate' or 'equal'")
-        if self.last is not None and self.last < 1:
-            raise InvalidInput(f"last is {self.last}; at least one checkpoint is needed")
+        check_weighting(self.weights, self.last)
 
     def _fit(self, study: Study) -> None:
-        checkpoints = list(study.trajectory or ())[-(self.last or 0) :]
-        rates = torch.tensor([c.learning_rate for c in checkpoints], dtype=torch.float64)
-        if self.weights == "learning_rate" and not bool((rates > 0).any()):
-            raise InvalidInput("no checkpoint has a learning rate above 0: record them, or use weights='equal'")
-        equal = torch.full_like(rates, 1.0 / len(checkpoints))
-        self.weights_ = (rates if self.weights == "learning_rate" else equal).tolist()
-        self.checkpoints_: list[Checkpoint] = checkpoints
+        self.checkpoints_, self.weights_ = weighted_checkpoints(study, self.weights, self.last)
 
     def _influence(self, test_ids: Tensor) -> Tensor:
         study, chosen = self.study_, self.study_.test.subset(test_ids)
@@ -81,3 +72,40 @@ class TracIn(Estimator):
         for weight, checkpoint in track(list(zip(self.weights_, self.checkpoints_, strict=True)), what):
             parts.append(weight * of(self.study_.at(checkpoint)))
         return torch.stack(parts).sum(0)
+
+
+def check_weighting(weights: str, last: int | None) -> None:
+    """Refuse hyper-parameters that ``weighted_checkpoints`` does not know.
+
+    Args:
+        weights: "learning_rate" or "equal".
+        last: number of checkpoints, or ``None``.
+
+    Raises:
+        InvalidInput: if one makes no sense.
+    """
+    if weights not in ("learning_rate", "equal"):
+        raise InvalidInput(f"weights is {weights!r}; choose 'learning_rate' or 'equal'")
+    if last is not None and last < 1:
+        raise InvalidInput(f"last is {last}; at least one checkpoint is needed")
+
+
+def weighted_checkpoints(study: Study, weights: str, last: int | None) -> tuple[list[Checkpoint], list[float]]:
+    """The checkpoints that are summed over, and their weights.
+
+    Args:
+        study: with a trajectory.
+        weights: "learning_rate" for the rate at each checkpoint, "equal" for one over their number.
+        last: how many of the last checkpoints; all if ``None``.
+
+    Returns:
+        Checkpoints in the order of training, and as many weights.
+
+    Raises:
+        InvalidInput: if all learning rates are zero.
+    """
+    checkpoints = list(study.trajectory or ())[-(last or 0) :]
+    rates = [c.learning_rate for c in checkpoints]
+    if weights == "learning_rate" and not any(rate > 0 for rate in rates):
+        raise InvalidInput("no checkpoint has a learning rate above 0: record them, or use weights='equal'")
+    return checkpoints, rates if weights == "learning_rate" else [1.0 / len(checkpoints)] * len(checkpoints)

@@ -13,7 +13,7 @@ import torch
 
 import influence_core as ic
 from influence_core.errors import InvalidInput, NotFitted, NotSupported
-from influence_core.estimators import FVM, GEX, VM, Loss, TracIn
+from influence_core.estimators import FVM, GEX, VM, TracIn
 from influence_core.gradients import (
     check_model,
     inner_products,
@@ -22,19 +22,12 @@ from influence_core.gradients import (
     squared_norms,
 )
 from influence_core.losses import cross_entropy
+from tests.estimator_settings import own_estimators, quick
 from tests.helpers import images, literal_gradients, net, states_equal, study
 
-MADE = {
-    "tracin": lambda: TracIn(),
-    "gex": lambda: GEX(members=2, epochs=1, batch_size=8, refresh_batches=3),
-    "vm": lambda: VM(steps=5, batch_size=5),
-    "fvm": lambda: FVM(steps=5, batch_size=5),
-    "loss": lambda: Loss(),
-}
+MADE = {cls.name: quick(cls) for cls in own_estimators()}
 METHODS = ["influence", "self_influence", "mislabel_scores", "label_influence"]
-GIVES = {
-    "tracin": METHODS[:3],
-    "gex": METHODS[:3],
+GIVES = dict.fromkeys(MADE, METHODS[:3]) | {
     "vm": ["influence", "mislabel_scores", "label_influence"],
     "fvm": ["influence", "mislabel_scores", "label_influence"],
     "loss": ["mislabel_scores"],
@@ -62,11 +55,6 @@ def close(one, two, tolerance=0.0):
 every = pytest.mark.parametrize("name", MADE)
 
 
-def test_every_estimator_is_in_these_tests():
-    own = [c for c in ic.estimators.all_estimators() if c.__module__.startswith("influence_core")]
-    assert {c.name for c in own} == set(MADE)
-
-
 @every
 def test_what_it_gives(fitted, small, name):
     estimator = fitted[name]
@@ -84,7 +72,7 @@ def test_what_it_gives(fitted, small, name):
         assert scores.meta["parameters"] == dataclasses.asdict(MADE[name]())
         assert scores.meta["estimator"] == scores.name == name
         assert scores.meta["seconds"] > 0
-        assert scores.coverage == ic.Coverage(1.0, 1.0)
+        assert name == "lastlayer" or scores.coverage == ic.Coverage(1.0, 1.0)
 
 
 @every
@@ -175,10 +163,11 @@ def test_batches_of_scoring_do_not_matter(fitted, small, name, monkeypatch):
     monkeypatch.setattr(sweep, "batch_size_for", lambda *_: sizes.append(5) or 5)
     monkeypatch.setattr(study_module, "_BATCH", 4)
     assert close(results(MADE[name]().fit(small.replaced())), results(fitted[name]), 1e-9)
-    assert sizes or name in ("gex", "loss")  # the others really were cut into batches of five
+    if name in ("tracin", "vm", "fvm", "randproj", "tracinrp", "trak"):
+        assert sizes  # they really were cut into batches of five
 
 
-@pytest.mark.parametrize("name", ["tracin", "vm", "fvm", "loss"])
+@pytest.mark.parametrize("name", ["tracin", "vm", "fvm", "loss", "randproj", "tracinrp", "trak"])
 def test_the_order_of_the_training_set_does_not_matter(fitted, small, name):
     """GEX draws its batches from the training set, so its ensemble is another one; TracIn's checkpoints are given."""
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
@@ -220,7 +209,8 @@ def test_bad_test_ids(fitted, ids, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "lacking", "others"), [("tracin", "trajectory", "FVM, GEX"), ("fvm", "validation", "GEX, Loss, TracIn")]
+    ("name", "lacking", "others"),
+    [("tracin", "trajectory", ".*FVM, .*GEX"), ("fvm", "validation", ".*GEX, .*Loss, .*TracIn")],
 )
 def test_what_a_study_lacks_is_named(small, name, lacking, others):
     with pytest.raises(NotSupported, match=f"ic.Study.*{lacking}=.*Without it: {others}"):
@@ -255,7 +245,7 @@ def test_hyper_parameters_out_of_range(make, message):
 def test_get():
     assert ic.estimators.get("FVM", rho=0.1) == FVM(rho=0.1)
     assert ic.estimators.get("gex", members=3).get_params()["members"] == 3
-    with pytest.raises(InvalidInput, match=r"no estimator 'fwm'; choose one of .*fvm, gex, loss, tracin, vm"):
+    with pytest.raises(InvalidInput, match=r"no estimator 'fwm'; choose one of .*fvm, gex, .*loss, .*tracin, .*vm"):
         ic.estimators.get("fwm")
     with pytest.raises(InvalidInput, match=r"FVM has no parameter 'roh'; it has steps, .*rho"):
         ic.estimators.get("fvm", roh=0.1)

@@ -1,0 +1,28 @@
+"""Settings under which every estimator of the package is quick on the small studies of the tests."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import influence_core as ic
+from influence_core.estimators import Estimator
+
+QUICK: dict[str, dict[str, Any]] = {
+    "gex": {"members": 2, "epochs": 1, "batch_size": 8, "refresh_batches": 3},
+    "vm": {"steps": 5, "batch_size": 5},
+    "fvm": {"steps": 5, "batch_size": 5},
+    "randproj": {"dim": 32},
+    "tracinrp": {"dim": 32},
+    "trak": {"dim": 16},
+}
+
+
+def own_estimators() -> list[type[Estimator]]:
+    """The estimators of the package itself, without those that a test derives."""
+    return [c for c in ic.estimators.all_estimators() if c.__module__.startswith("influence_core.")]
+
+
+def quick(cls: type[Estimator]) -> Any:
+    """A function that makes the estimator with quick settings."""
+    return partial(cls, **QUICK.get(cls.name, {}))
