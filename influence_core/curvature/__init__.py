@@ -3,12 +3,15 @@
 Products with the Hessian, the Gauss-Newton and Fisher matrices are streamed over the data, for several vectors at once;
 ``KFAC`` keeps a Kronecker-factored inverse; the solvers report their residual.
 
-This package does not stand on curvlinops, though its linear operators are the model for ours. Its K-FAC knows one factor
-pair per layer from its own hooks, while the sweep of ``influence_core.gradients`` already hands out, in one pass and for
-every layer type, the true per-sample gradients that the corrected eigenvalues of EK-FAC, uses of one module several
-times, and convolutions with groups need; and solving for many test images wants one residual for each right-hand side.
+This package does not stand on curvlinops (3.0.1 was looked at), though its linear operators are the model for ours: it
+brings eight further packages; its K-FAC averages the patches of a convolution with groups, which is not that layer's
+Fisher matrix; and the sweep of ``influence_core.gradients`` already hands out, for every layer type, the per-sample
+gradients that EK-FAC's eigenvalues and several uses of one module need.
 """
 
+from influence_core.curvature.kfac import KFAC, Eigenbasis
+from influence_core.curvature.kronecker import Layer
+from influence_core.curvature.kronecker_inverse import KroneckerInverse
 from influence_core.curvature.lanczos import Eigenpairs, lanczos, largest_eigenvalue
 from influence_core.curvature.operators import Fisher, GaussNewton, Hessian, Kind, Operator, mean_diagonal, operator
 from influence_core.curvature.outputs import Draw, at_outputs, linear_loss, output_hessian
@@ -16,12 +19,16 @@ from influence_core.curvature.solvers import Product, Solution, conjugate_gradie
 from influence_core.curvature.vectors import Shapes, Vectors, flatten, unflatten
 
 __all__ = [
+    "KFAC",
     "Draw",
+    "Eigenbasis",
     "Eigenpairs",
     "Fisher",
     "GaussNewton",
     "Hessian",
     "Kind",
+    "KroneckerInverse",
+    "Layer",
     "Operator",
     "Product",
     "Shapes",

@@ -122,4 +122,5 @@ def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unit(vector: Tensor) -> Tensor:
-    return vector / vector.norm()
+    length: Tensor = torch.linalg.vector_norm(vector)
+    return vector / length

@@ -1,7 +1,7 @@
 r"""Curvature matrices of the mean loss as products with R vectors at once, streamed over the data.
 
-All of them are :math:`\frac1N \sum_n (\cdot) + (\lambda + \delta) I`: means over samples, never over batches, so that the
-batch size changes nothing. :math:`\lambda` is the weight decay of a penalty :math:`\frac\lambda2\lVert w\rVert^2`
+All of them are :math:`\frac1N \sum_n (\cdot) + (\lambda + \delta) I`: means over samples, never over batches, so that
+the batch size changes nothing. :math:`\lambda` is the weight decay of a penalty :math:`\frac\lambda2\lVert w\rVert^2`
 (PyTorch's convention), :math:`\delta` the damping; the two are kept apart. Everything is taken in eval mode.
 """
 

@@ -1,8 +1,8 @@
 r"""The loss as seen from the model's outputs: what a curvature matrix puts between two Jacobians.
 
 With outputs o of a sample, the loss Hessian :math:`C = \nabla_o^2 \ell` gives the generalized Gauss-Newton matrix
-:math:`J^\top C J`. Where one needs C as a mean of outer products :math:`s s^\top`, vectors s at the outputs are drawn (or
-enumerated): their gradients :math:`J^\top s` are what layers then see in the backward pass. For cross-entropy,
+:math:`J^\top C J`. Where one needs C as a mean of outer products :math:`s s^\top`, vectors s at the outputs are drawn
+(or enumerated): their gradients :math:`J^\top s` are what layers then see in the backward pass. For cross-entropy,
 s = p - e_y with y drawn from the model's own prediction p gives the (true) Fisher matrix.
 """
 
@@ -127,4 +127,5 @@ def _softmax(outputs: Tensor, uniform: Tensor | None) -> list[Tensor]:
 def _root(hessian: Tensor) -> Tensor:
     """R with R R' = C for a convex loss; what curves down is left out, as the Gauss-Newton matrix must not."""
     values, vectors = torch.linalg.eigh(hessian.double())
-    return (vectors * values.clamp_min(0).sqrt()[:, None, :]).to(hessian.dtype)
+    root: Tensor = vectors * values.clamp_min(0).sqrt()[:, None, :]
+    return root.to(hessian.dtype)

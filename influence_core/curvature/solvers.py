@@ -191,7 +191,8 @@ def _gmres_cycle(product: Product, r: Tensor, targets: Tensor, most: int) -> tup
 
 def _least_squares(matrices: Tensor, right: Tensor) -> Tensor:
     """Minimum-norm solutions, also where a column's space stopped growing."""
-    return torch.linalg.pinv(matrices, rtol=1e-14) @ right
+    inverse: Tensor = torch.linalg.pinv(matrices, rtol=1e-14)
+    return inverse @ right
 
 
 def neumann(
@@ -205,8 +206,8 @@ def neumann(
 ) -> Solution:
     r"""The damped Neumann series :math:`x_{j+1} = x_j + (b - A x_j) / s`, which LiSSA sums.
 
-    For a symmetric matrix it converges if and only if all eigenvalues lie between 0 and 2 s. After J steps an eigenvalue
-    is inverted as if about :math:`s / (J + 1)` had been added to it.
+    For a symmetric matrix it converges if and only if all eigenvalues lie between 0 and 2 s. After J steps an
+    eigenvalue is inverted as if about :math:`s / (J + 1)` had been added to it.
 
     Args:
         product: The matrix, damping included.
@@ -261,7 +262,8 @@ def _dots(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _norms(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norms
 
 
 def _tiny(norms: Tensor) -> float:

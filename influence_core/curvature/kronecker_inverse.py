@@ -1,0 +1,116 @@
+"""The inverse of a Kronecker-factored curvature: applied to vectors, and as a metric for per-sample gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from influence_core.curvature.kronecker import Layer
+from influence_core.curvature.vectors import Vectors
+from influence_core.gradients import Block, SweepContext
+
+
+@dataclass(frozen=True)
+class KroneckerInverse:
+    """``Q_S [(Q_S' V Q_A) * inverse] Q_A'`` for every layer, a division for the rest.
+
+    An eigenvalue that stays zero with weight decay and damping is inverted to zero: no training image has a gradient in
+    that direction.
+
+    Attributes:
+        layers: The layers with Kronecker blocks.
+        rotations: Weight name -> (Q_S, Q_A).
+        inverse: Weight name -> ``[G, C/G, K']``.
+        diagonal: Parameter name -> inverse of the diagonal outside the layers.
+        damping: Parameter name (the weight's for a layer) -> what was added beside weight decay.
+    """
+
+    layers: tuple[Layer, ...]
+    rotations: Mapping[str, tuple[Tensor, Tensor]]
+    inverse: Mapping[str, Tensor]
+    diagonal: Mapping[str, Tensor]
+    damping: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def damped(
+        cls,
+        layers: Sequence[Layer],
+        rotations: Mapping[str, tuple[Tensor, Tensor]],
+        eigenvalues: Mapping[str, Tensor],
+        diagonal: Mapping[str, Tensor],
+        damping: float,
+        weight_decay: float,
+    ) -> KroneckerInverse:
+        """Invert; ``damping`` is relative to the mean of each layer's (or other parameter's) eigenvalues."""
+        added = {name: damping * float(values.mean()) for name, values in {**eigenvalues, **diagonal}.items()}
+        inverse = {name: _inverted(values + (added[name] + weight_decay)) for name, values in eigenvalues.items()}
+        outside = {name: _inverted(values + (added[name] + weight_decay)) for name, values in diagonal.items()}
+        return cls(tuple(layers), dict(rotations), inverse, outside, added)
+
+    def apply(self, vectors: Mapping[str, Tensor]) -> Vectors:
+        """The inverse times stacked vectors, parameter name -> ``[R, *shape]``."""
+        found: Vectors = {}
+        for layer in self.layers:
+            matrices = layer.matrices(vectors)
+            q_s, q_a = (q.to(matrices) for q in self.rotations[layer.weight])
+            rotated = q_s.transpose(1, 2) @ matrices @ q_a
+            rotated = rotated * self.inverse[layer.weight].to(matrices)
+            found |= layer.vectors(q_s @ rotated @ q_a.transpose(1, 2))
+        for name, inverse in self.diagonal.items():
+            found[name] = vectors[name] * inverse.to(vectors[name])
+        return {name: found[name] for name in vectors}
+
+    def metric(self) -> KroneckerNorms:
+        """For ``squared_norms(model, loss, data, metric)``: ``g' H^-1 g`` of every sample."""
+        return KroneckerNorms(self)
+
+
+class KroneckerNorms:
+    """``g_n' H^-1 g_n``, block by block."""
+
+    def __init__(self, inverse: KroneckerInverse) -> None:
+        """Take the inverse."""
+        self._inverse = inverse
+
+    def start(self, context: SweepContext) -> None:
+        """Bring the factors to the gradients' device and type.
+
+        Raises:
+            ValueError: The sweep's parameters are not those of the fit.
+        """
+        names = {name for layer in self._inverse.layers for name in layer.names} | set(self._inverse.diagonal)
+        if names != set(context.shapes):
+            raise ValueError(f"the inverse is of {sorted(names)}, the sweep of {sorted(context.shapes)}")
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(context.device, context.dtype)
+
+        self._layers: list[tuple[Layer, Tensor, Tensor, Tensor]] = []
+        for layer in self._inverse.layers:
+            q_s, q_a = self._inverse.rotations[layer.weight]
+            self._layers.append((layer, moved(q_s), moved(q_a), moved(self._inverse.inverse[layer.weight])))
+        self._diagonal = {name: moved(values) for name, values in self._inverse.diagonal.items()}
+
+    def squared_norms(self, block: Block) -> Tensor:
+        """The block's share, ``[B]``."""
+        total: Tensor | None = None
+        for layer, q_s, q_a, inverse in self._layers:
+            if not any(name in block for name in layer.names):
+                continue
+            parts = [
+                ((q_s.transpose(1, 2) @ matrices @ q_a).square_() * inverse).sum((1, 2, 3))
+                for _, matrices in layer.gradients(block)
+            ]
+            total = torch.cat(parts) if total is None else total + torch.cat(parts)
+        for name in set(block) & set(self._diagonal):
+            part = block[name].weighted_squared_norms(self._diagonal[name])
+            total = part if total is None else total + part
+        assert total is not None, "every parameter is in a layer or on the diagonal"
+        return total
+
+
+def _inverted(values: Tensor) -> Tensor:
+    return torch.where(values > 0, 1.0 / values.clamp_min(torch.finfo(values.dtype).tiny), torch.zeros_like(values))
