@@ -214,7 +214,7 @@ class _Factors:
                 )
             try:
                 found.append(torch.linalg.eigh((matrix + matrix.transpose(1, 2)) / 2))
-            except torch._C._LinAlgError as error:
+            except RuntimeError as error:
                 raise InvalidInput(
                     f"the second moments of the {side} of layer {layer.path!r} have no eigendecomposition: {error}"
                 ) from error
