@@ -11,6 +11,7 @@ from influence_core import (
     models,
     pictures,
     progress,
+    testing,
     training,
 )
 from influence_core.errors import InfluenceError, InvalidInput, NotFitted, NotSupported, StaleResult
@@ -38,5 +39,6 @@ __all__ = [
     "models",
     "pictures",
     "progress",
+    "testing",
     "training",
 ]

@@ -9,9 +9,9 @@ import influence_core as ic
 from influence_core.estimators import Estimator
 
 QUICK: dict[str, dict[str, Any]] = {
-    "gex": {"members": 2, "epochs": 1, "batch_size": 8, "refresh_batches": 3},
-    "vm": {"steps": 5, "batch_size": 5},
-    "fvm": {"steps": 5, "batch_size": 5},
+    "gex": {"members": 8, "epochs": 2, "batch_size": 8, "refresh_batches": 3},
+    "vm": {"steps": 20, "batch_size": 8},
+    "fvm": {"steps": 20, "batch_size": 8},
     "randproj": {"dim": 32},
     "tracinrp": {"dim": 32},
     "trak": {"dim": 16},

@@ -51,6 +51,7 @@ class VM(Estimator):
     reasons: ClassVar[dict[str, str]] = {
         "self_influence": "q measures disagreement with the validation set, not what the image does to itself"
     }
+    exempt: ClassVar[dict[str, str]] = {"rotated_inputs": "a diagonal metric belongs to its coordinates"}
 
     steps: int = 1000
     learning_rate: float = 0.01

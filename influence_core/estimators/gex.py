@@ -53,6 +53,7 @@ class GEX(Estimator):
     paper: ClassVar[str] = "Kim et al. 2023"
     cost: ClassVar[str] = "members x epochs x N backward + members x (N + M) forward"
     reasons: ClassVar[dict[str, str]] = {"label_influence": "its ensemble is tuned on the given labels"}
+    exempt: ClassVar[dict[str, str]] = {"order_of_training_images": "its members draw batches by place in the dataset"}
 
     members: int = 32
     epochs: float = 2.0

@@ -1,0 +1,14 @@
+"""Does an estimator keep the contract? Generated checks that anybody can run on an estimator of their own.
+
+In a test file of your own::
+
+    @pytest.mark.parametrize(("name", "check"), ic.testing.estimator_checks(MyEstimator))
+    def test_my_estimator(name, check):
+        check()
+"""
+
+from influence_core.testing import contract, numbers, truth  # noqa: F401  (they register their checks)
+from influence_core.testing.checks import CHECKS, Check, CheckFailed, check_estimator, estimator_checks
+from influence_core.testing.tools import batches_of
+
+__all__ = ["CHECKS", "Check", "CheckFailed", "batches_of", "check_estimator", "estimator_checks"]

@@ -1,0 +1,96 @@
+"""Checks of invariance: what must not change a score, does not."""
+
+from __future__ import annotations
+
+import torch
+
+from influence_core.testing.checks import Subject, check
+from influence_core.testing.problems import convex_study, network_study, rotated
+from influence_core.testing.tools import assert_same, batches_of, changed, results, values
+
+
+@check()
+def fit_again(subject: Subject) -> None:
+    """Fitting twice gives the same scores, and fitting another study in between leaves no trace."""
+    study = network_study()
+    estimator = subject.make()
+    assert estimator.fit(study) is estimator, "fit does not return the estimator itself"
+    first = values(estimator)
+    assert_same(values(estimator), first, 1e-12, "scores were asked for a second time")
+    assert_same(values(estimator.fit(study)), first, 1e-12, "the estimator was fitted again")
+    estimator.fit(network_study(seed=1))
+    results(estimator)
+    assert_same(values(estimator.fit(study)), first, 1e-12, "another study was fitted in between")
+
+
+@check()
+def same_seed(subject: Subject) -> None:
+    """A second estimator with the same hyper-parameters gives the same scores, whatever was drawn before."""
+    first = values(subject.make().fit(network_study()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(99)
+        torch.rand(5)
+        again = values(subject.make().fit(network_study()))
+    assert_same(again, first, 1e-12, "only torch's global random numbers differ")
+
+
+@check()
+def not_constant(subject: Subject) -> None:
+    """Scores differ between images: the other checks would pass on zeros as well."""
+    for method, found in values(subject.make().fit(network_study())).items():
+        spread = float((found - found[:1]).abs().max())
+        assert spread > 0, f"{method} is the same for every training image"
+    one, two = (values(subject.make().fit(s)) for s in (network_study(), network_study(seed=1)))
+    assert any(changed({"scores": one[m]}, {"scores": two[m]}) for m in one), "two studies have the same scores"
+
+
+@check()
+def batch_size(subject: Subject) -> None:
+    """Scores do not depend on the size of the batches in which data are read."""
+    whole = values(subject.make().fit(network_study()))
+    for size in (1, 5, 24):
+        with batches_of(size):
+            found = values(subject.make().fit(network_study()))
+        assert_same(found, whole, subject.tolerance, f"images were read in batches of {size}")
+
+
+@check(exemptable=True)
+def order_of_training_images(subject: Subject) -> None:
+    """Permuted training images have permuted scores."""
+    study = network_study()
+    order = torch.randperm(len(study.train), generator=torch.Generator().manual_seed(0))
+    expected = {method: v[order] for method, v in values(subject.make().fit(study)).items()}
+    with batches_of(5):
+        found = values(subject.make().fit(study.replaced(train=study.train.subset(order))))
+    assert_same(found, expected, subject.tolerance, "only the order of the training images differs")
+
+
+@check("influence")
+def order_of_test_images(subject: Subject) -> None:
+    """Permuted test images have permuted columns, and leaving some out changes no other."""
+    study = network_study()
+    whole = subject.make().fit(study).influence().values.double()
+    for order in (torch.randperm(len(study.test), generator=torch.Generator().manual_seed(0)), torch.arange(3)):
+        found = subject.make().fit(study.replaced(test=study.test.subset(order))).influence().values.double()
+        why = "only the order or number of the test images differs"
+        assert_same({"influence": found}, {"influence": whole[:, order]}, subject.tolerance, why)
+
+
+@check("influence", "self_influence", exemptable=True)
+def self_influence_is_the_diagonal(subject: Subject) -> None:
+    """Where test and training images are the same, the self-influence is the diagonal of the influence."""
+    study = network_study()
+    estimator = subject.make().fit(study.replaced(test=study.train))
+    diagonal = estimator.influence().values.double().diagonal()
+    own = estimator.self_influence().values.double()
+    why = "the influence of an image on itself was computed in two ways"
+    assert_same({"self_influence": own}, {"self_influence": diagonal}, subject.tolerance, why)
+
+
+@check(exemptable=True)
+def rotated_inputs(subject: Subject) -> None:
+    """A linear model in rotated coordinates has the same scores: nothing depends on the basis of the inputs."""
+    study = convex_study()
+    straight, turned = (values(subject.make().fit(s)) for s in (study, rotated(study)))
+    why = "inputs and weights were rotated together, so that every output is the same"
+    assert_same(turned, straight, max(subject.tolerance, 1e-6), why)

@@ -1,0 +1,351 @@
+"""Does ``check_estimator`` find faults? A sound estimator passes; with one fault built in, the named check fails.
+
+The sound one takes a dense damped Fisher matrix of all gradients, in float64. Every fault has been made by somebody:
+flipped signs, dropped biases, an inverse per batch, ``q @ a @ q.T`` with ``eigh``'s columns, hooks left behind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+import influence_core as ic
+from influence_core.errors import InvalidInput
+from influence_core.estimators import Estimator
+from influence_core.gradients import per_sample_gradients, sweep
+from influence_core.testing import CHECKS, CheckFailed, check_estimator, estimator_checks
+
+
+class _Named:
+    """Class attributes; kept apart so that the classes below are not listed among the estimators."""
+
+    name: ClassVar[str] = "sound"
+    title: ClassVar[str] = "Sound"
+    paper: ClassVar[str] = "none"
+    cost: ClassVar[str] = "P^3"
+
+
+@dataclass
+class Sound(_Named, Estimator):
+    """Gradient products in the metric of the damped Fisher matrix."""
+
+    damping: float = 0.1
+
+    def _gradients(self, study, data, labels=None) -> Tensor:
+        found = per_sample_gradients(study.model, study.loss, data, labels=labels)
+        return torch.cat([g.flatten(1) for g in found.values()], 1)
+
+    def _inverse(self, rows: Tensor, damping: float | None = None) -> Tensor:
+        fisher = rows.T @ rows / len(rows)
+        ridge = self.damping * fisher.diagonal().mean().clamp_min(1e-9) if damping is None else damping
+        return torch.linalg.inv(fisher + ridge * torch.eye(len(fisher), dtype=fisher.dtype))
+
+    def _fit(self, study):
+        self.rows_ = self._gradients(study, study.train)
+        self.inverse_ = self._inverse(self.rows_)
+
+    def _influence(self, test_ids):
+        return self.rows_ @ self.inverse_ @ self._gradients(self.study_, self.study_.test.subset(test_ids)).T
+
+    def _self_influence(self):
+        return ((self.rows_ @ self.inverse_) * self.rows_).sum(1)
+
+    def _mislabel_scores(self):
+        return self._self_influence()
+
+    def _label_influence(self):
+        study = self.study_
+        each = [torch.full((len(study.train),), k) for k in range(study.num_classes)]
+        return torch.stack([-self._gradients(study, study.train, k).square().sum(1) for k in each], 1)
+
+
+class FlippedSign(Sound):
+    def _influence(self, test_ids):
+        return -super()._influence(test_ids)
+
+
+class DroppedBias(Sound):
+    def _gradients(self, study, data, labels=None):
+        found = per_sample_gradients(study.model, study.loss, data, labels=labels)
+        return torch.cat([g.flatten(1) for n, g in found.items() if not n.endswith("bias")], 1)
+
+
+class HonestWithoutBias(DroppedBias):
+    def _coverage(self):
+        return ic.Coverage(0.9, 0.8)
+
+
+class _Batches:
+    """A consumer that only notes how the sweep cut its data into batches."""
+
+    def start(self, context):
+        self.seen = []
+
+    def consume(self, block):
+        if block.samples not in self.seen:
+            self.seen.append(block.samples)
+
+    def finish(self):
+        pass
+
+
+def batches(study) -> list[slice]:
+    noted = _Batches()
+    sweep(study.model, study.loss, study.train, [noted])
+    return noted.seen
+
+
+class InversePerBatch(Sound):
+    def _fit(self, study):
+        self.rows_ = self._gradients(study, study.train)
+        self.inverse_ = torch.stack([self._inverse(self.rows_[b], 0.1) for b in batches(study)]).sum(0)
+
+
+class BatchDependentScale(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        self.rows_ /= len(batches(study))
+
+
+class WrongEigenbasis(Sound):
+    def _inverse(self, rows, damping=None):
+        values, q = torch.linalg.eigh(torch.linalg.inv(super()._inverse(rows, damping)))
+        return q.T @ torch.diag(1 / values) @ q  # the eigenvectors are the columns of q
+
+
+class StaleHook(Sound):
+    def _fit(self, study):
+        list(study.model.modules())[-1].register_forward_hook(lambda *_: None)
+        super()._fit(study)
+
+
+class HookWhileScoring(Sound):
+    def _influence(self, test_ids):
+        next(iter(self.study_.model.modules())).register_full_backward_pre_hook(lambda *_: None)
+        return super()._influence(test_ids)
+
+
+class MutatedWeights(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        with torch.no_grad():
+            next(study.model.parameters()).mul_(1.01)
+
+
+class MutatedLabels(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        study.train.labels[0] = (study.train.labels[0] + 1) % 3
+
+
+class TrainingMode(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        study.model.train()
+
+
+class LeftGradients(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        study.model(study.train.batch([0, 1])[0]).sum().backward()
+
+
+class GlobalRandomness(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        self.rows_ += 1e-3 * torch.randn_like(self.rows_)
+
+
+class SortedColumns(Sound):
+    def _influence(self, test_ids):
+        return super()._influence(test_ids.sort().values)
+
+
+class CentredOnTheTestSet(Sound):
+    def _influence(self, test_ids):
+        everything = super()._influence(torch.arange(len(self.study_.test)))
+        return super()._influence(test_ids) - everything.mean(1, keepdim=True)
+
+
+class FisherOfTheFirstHalf(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        self.inverse_ = self._inverse(self.rows_[: len(self.rows_) // 2])
+
+
+class OtherDampingForSelf(Sound):
+    def _self_influence(self):
+        inverse = torch.linalg.inv(torch.linalg.inv(self.inverse_) + torch.eye(len(self.inverse_)))
+        return ((self.rows_ @ inverse) * self.rows_).sum(1)
+
+
+class NegativeSelfInfluence(Sound):
+    def _self_influence(self):
+        return -super()._self_influence()
+
+
+class OwnMemory(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        self.own_ = super()._self_influence()
+
+    def _self_influence(self):
+        return self.own_
+
+
+class Remembers(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        self.inverse_ = self.inverse_ + getattr(self, "before", torch.zeros(())).mean()
+        self.before = self.inverse_
+
+
+class TunesItself(Sound):
+    def _fit(self, study):
+        self.damping = self.damping * 0.9
+        super()._fit(study)
+
+
+class Constant(Sound):
+    def _mislabel_scores(self):
+        return torch.ones(len(self.rows_))
+
+
+class Trusting(Sound):
+    def _mislabel_scores(self):
+        return -super()._mislabel_scores()
+
+
+class WorstLabel(Sound):
+    def _label_influence(self):
+        return -super()._label_influence()
+
+
+class HidesNaN(Sound):
+    def fit(self, study):
+        self.study_, self.fit_cost_ = study, ic.measure.Cost(1.0)
+        self.rows_ = torch.ones(len(study.train), sum(p.numel() for p in study.model.parameters())).double()
+        self.inverse_ = self._inverse(self.rows_)
+        return self
+
+    def _gradients(self, study, data, labels=None):
+        return torch.ones(len(data), self.rows_.shape[1]).double()
+
+
+class HoldsAFunction(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        self.how_ = lambda: None
+
+
+class ForgetsOnLoading(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        self.scale = 2.0
+
+    def _influence(self, test_ids):
+        return getattr(self, "scale", 1.0) * super()._influence(test_ids)
+
+
+class UndeclaredNeed(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        self.rate_ = study.trajectory[-1].learning_rate
+
+
+class NotFittedUnnoticed(Sound):
+    def _require(self, public):
+        pass
+
+
+class ExemptFromTheSign(FlippedSign):
+    exempt: ClassVar[dict[str, str]] = {"sign_against_retraining": "we define it so"}
+
+
+CAUGHT = [
+    (FlippedSign, "sign_against_retraining"),
+    (DroppedBias, "biases_count"),
+    (InversePerBatch, "batch_size"),
+    (BatchDependentScale, "batch_size"),
+    (WrongEigenbasis, "rotated_inputs"),
+    (StaleHook, "study_untouched"),
+    (HookWhileScoring, "study_untouched"),
+    (MutatedWeights, "study_untouched"),
+    (MutatedLabels, "study_untouched"),
+    (TrainingMode, "study_untouched"),
+    (LeftGradients, "study_untouched"),
+    (GlobalRandomness, "same_seed"),
+    (SortedColumns, "subsets_of_test_images"),
+    (CentredOnTheTestSet, "order_of_test_images"),
+    (FisherOfTheFirstHalf, "order_of_training_images"),
+    (OtherDampingForSelf, "self_influence_is_the_diagonal"),
+    (NegativeSelfInfluence, "labels_on_the_jar"),
+    (OwnMemory, "scores_are_copies"),
+    (Remembers, "fit_again"),
+    (TunesItself, "parameters_untouched"),
+    (Constant, "not_constant"),
+    (Trusting, "planted_wrong_labels"),
+    (WorstLabel, "suggested_labels"),
+    (HidesNaN, "not_finite"),
+    (HoldsAFunction, "save_and_load"),
+    (ForgetsOnLoading, "save_and_load"),
+    (UndeclaredNeed, "declared_needs"),
+    (NotFittedUnnoticed, "refusals"),
+    (ExemptFromTheSign, "declarations"),
+]
+
+
+def test_the_sound_estimator_passes():
+    assert set(check_estimator(Sound).values()) == {"passed"}
+
+
+@pytest.mark.parametrize(("mutant", "name"), CAUGHT, ids=[f"{m.__name__}-{n}" for m, n in CAUGHT])
+def test_a_mutant_is_caught(mutant, name):
+    with pytest.raises(CheckFailed, match=f"{mutant.__name__} fails 1 of 1 checks:\n  {name}: "):
+        check_estimator(mutant, only=name)
+
+
+def test_every_check_catches_something():
+    assert {name for _, name in CAUGHT} == set(CHECKS)
+
+
+def test_all_failures_are_reported_together():
+    with pytest.raises(CheckFailed) as caught:
+        check_estimator(StaleHook)
+    assert "StaleHook fails 1 of" in str(caught.value)
+    with pytest.raises(CheckFailed) as caught:
+        check_estimator(DroppedBias)
+    assert "biases_count" in str(caught.value)
+    assert "are the biases left out" in str(caught.value)
+
+
+def test_biases_may_be_left_out_where_the_coverage_says_so():
+    assert check_estimator(HonestWithoutBias, only="biases_count") == {"biases_count": "passed"}
+
+
+def test_mutants_are_no_estimators_of_the_package():
+    assert not [c for c in ic.estimators.all_estimators() if issubclass(c, Sound)]
+
+
+def test_what_does_not_apply_is_said():
+    report = check_estimator(ic.estimators.Loss)
+    assert report["sign_against_retraining"] == "gives no influence"
+    report = check_estimator(lambda: ic.estimators.VM(steps=5, batch_size=5), only="rotated_inputs")
+    assert report == {"rotated_inputs": "exempt: a diagonal metric belongs to its coordinates"}
+    names = [name for name, _ in estimator_checks(ic.estimators.Loss)]
+    assert "refusals" in names
+    assert "subsets_of_test_images" not in names
+    with pytest.raises(InvalidInput, match="no check 'sign'; choose one of declarations"):
+        check_estimator(Sound, only="sign")
+
+
+def test_batches_of():
+    study = ic.testing.problems.network_study()
+    assert batches(study) == [slice(0, 24)]
+    with ic.testing.batches_of(10):
+        assert [b.stop - b.start for b in batches(study)] == [10, 10, 4]
+    assert batches(study) == [slice(0, 24)]
