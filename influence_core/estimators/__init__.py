@@ -1,19 +1,30 @@
 """Estimators: which training images did it?"""
 
+from influence_core.estimators.arnoldi import Arnoldi
 from influence_core.estimators.base import Estimator
 from influence_core.estimators.controls import Loss
+from influence_core.estimators.datainf import DataInf
+from influence_core.estimators.ekfac import EKFAC
 from influence_core.estimators.flat_minima import FVM, VM
 from influence_core.estimators.gex import GEX
+from influence_core.estimators.inverse_hessian import ConjugateGradient, LiSSA
+from influence_core.estimators.last_layer import LastLayer
 from influence_core.estimators.projections import TRAK, RandProj, TracInRP
 from influence_core.estimators.registry import all_estimators, available, get
 from influence_core.estimators.tracin import TracIn
 
 __all__ = [
+    "EKFAC",
     "FVM",
     "GEX",
     "TRAK",
     "VM",
+    "Arnoldi",
+    "ConjugateGradient",
+    "DataInf",
     "Estimator",
+    "LastLayer",
+    "LiSSA",
     "Loss",
     "RandProj",
     "TracIn",

@@ -33,6 +33,7 @@ GIVES = {
     "self_influence": "_self_influence",
     "mislabel_scores": "_mislabel_scores",
     "label_influence": "_label_influence",
+    "parameter_change": "_parameter_change",
 }
 """Public method -> the private method that an estimator overrides to support it."""
 
@@ -183,6 +184,25 @@ class Estimator(ABC):
         self._require("label_influence")
         return self._score("label_influence", self._label_influence)
 
+    def parameter_change(self, remove: int | Sequence[int] | Tensor) -> dict[str, Tensor]:
+        """How the weights would change if training images were removed: ``study.edited(change)`` is the edited study.
+
+        Args:
+            remove: ids of training images, removed together.
+
+        Returns:
+            Parameter name -> what to add to it. Parameters that do not change are left out.
+
+        Raises:
+            NotSupported: if the theory does not give it; the message names estimators that do.
+            InvalidInput: if an id is out of range or given twice.
+        """
+        self._require("parameter_change")
+        ids = _checked_ids(remove, len(self.study_.train), "training")
+        if len(ids.unique()) < len(ids):
+            raise InvalidInput(f"of the {len(ids)} training ids to remove some are given twice; give each once")
+        return {name: change.detach() for name, change in self._parameter_change(ids).items()}
+
     @abstractmethod
     def _fit(self, study: Study) -> None:
         """Learn what does not depend on a test image."""
@@ -199,12 +219,19 @@ class Estimator(ABC):
     def _label_influence(self) -> Tensor:
         raise NotImplementedError
 
+    def _parameter_change(self, train_ids: Tensor) -> dict[str, Tensor]:
+        raise NotImplementedError
+
     def _check_parameters(self) -> None:
         """Raise ``InvalidInput`` for a hyper-parameter out of its range."""
 
     def _coverage(self) -> Coverage:
         """Share of the model that was used; everything unless overridden."""
         return Coverage()
+
+    def _facts(self) -> dict[str, Any]:
+        """What else a reader of the scores should know: damping, a solver's residual. Becomes part of ``meta``."""
+        return {}
 
     def _check_needs(self, study: Study) -> None:
         how = {
@@ -230,20 +257,7 @@ class Estimator(ABC):
 
     def _test_ids(self, test: int | Sequence[int] | Tensor | None) -> Tensor:
         size = len(self.study_.test)
-        if test is None:
-            return torch.arange(size)
-        try:
-            ids = torch.as_tensor([test] if isinstance(test, int) else test).flatten()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InvalidInput(f"test ids are {test!r}; give integers such as test=[3, 17]") from error
-        if ids.numel() == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
-            raise InvalidInput(
-                f"test ids are {ids.dtype} with {ids.numel()} values; give integers such as test=[3, 17]"
-            )
-        bad = ids[(ids < 0) | (ids >= size)]
-        if bad.numel():
-            raise InvalidInput(f"there is no test image {int(bad[0])}; ids go from 0 to {size - 1}")
-        return ids.to(torch.long)
+        return torch.arange(size) if test is None else _checked_ids(test, size, "test")
 
     def _score(self, kind: Kind, work: Any, test_ids: Tensor | None = None) -> Scores:
         study = self.study_
@@ -264,10 +278,25 @@ class Estimator(ABC):
                 "fit_seconds": self.fit_cost_.seconds,
                 "peak_memory_mib": _largest(cost.peak_memory_mib, self.fit_cost_.peak_memory_mib),
                 "residual": None,
-            },
+            }
+            | self._facts(),
             train=study.train,
             test=study.test,
         )
+
+
+def _checked_ids(given: int | Sequence[int] | Tensor, size: int, split: str) -> Tensor:
+    example = "test=[3, 17]" if split == "test" else "remove=[3, 17]"
+    try:
+        ids = torch.as_tensor([given] if isinstance(given, int) else given).flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInput(f"{split} ids are {given!r}; give integers such as {example}") from error
+    if ids.numel() == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise InvalidInput(f"{split} ids are {ids.dtype} with {ids.numel()} values; give integers such as {example}")
+    bad = ids[(ids < 0) | (ids >= size)]
+    if bad.numel():
+        raise InvalidInput(f"there is no {split} image {int(bad[0])}; ids go from 0 to {size - 1}")
+    return ids.to(torch.long)
 
 
 def _largest(*values: float | None) -> float | None:

@@ -1,0 +1,213 @@
+"""Influence functions of the last layer alone: LastLayer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from influence_core.curvature import (
+    GaussNewton,
+    Vectors,
+    conjugate_gradient,
+    flatten,
+    mean_diagonal,
+    output_hessian,
+    unflatten,
+)
+from influence_core.data import LabelledDataset
+from influence_core.errors import NotSupported
+from influence_core.estimators.hessian_based import HessianBased, check_damping
+from influence_core.gradients import squared_norms
+from influence_core.scores import Coverage
+from influence_core.study import Study
+
+CHOLESKY_SIZE = 5000
+"""Up to so many parameters the matrix is kept and factorised; beyond, conjugate gradients solve."""
+
+COVERAGE_SAMPLES = 512
+_BATCH = 512
+
+
+@dataclass
+class LastLayer(HessianBased):
+    r"""Influence functions of the last linear layer, all below it frozen (Koh and Liang 2017, section 5.1).
+
+    With the layer's inputs :math:`\tilde a = [a; 1]` and the residual r = p - e_y, a gradient is
+    :math:`r\otimes\tilde a`, and the Hessian of the layer is its Gauss-Newton matrix
+
+    .. math:: H = E[(\mathrm{diag}\,p - p p^\top)\otimes\tilde a\tilde a^\top] + (\lambda + \delta) I, \qquad
+              h(k, v) = \tfrac1N \nabla\ell_v^\top H^{-1}\nabla\ell_k .
+
+    Positive is helpful. Adding one number to all logits changes nothing, so that without weight decay H is singular
+    and damping is needed. The inputs of the layer are computed once; everything else is work on one layer, by
+    Cholesky's factorisation where K (d + 1) is small. The scores say which share of the gradient norm this layer carries:
+    what the layers below it learned from an image is not seen. Self-influence is the mislabel score.
+
+    Args:
+        damping: :math:`\delta` as a multiple of the mean diagonal of H.
+    """
+
+    name: ClassVar[str] = "lastlayer"
+    title: ClassVar[str] = "Last layer"
+    paper: ClassVar[str] = "Koh and Liang 2017 (last layer)"
+    cost: ClassVar[str] = "N forward + one factorisation; a test image 1 forward"
+
+    damping: float = 0.1
+
+    def _check_parameters(self) -> None:
+        check_damping(self.damping)
+
+    def _fit(self, study: Study) -> None:
+        self.path_ = _last_layer(study)
+        self.features_ = _features(study, self.path_, study.train)
+        layer = study.model.get_submodule(self.path_)
+        size = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+        self.residual_ = 0.0
+        self.factor_: Tensor | None = None
+        if size > CHOLESKY_SIZE:
+            samples = (self.features_, study.train.labels)
+            self.damping_ = self.damping * mean_diagonal(layer, study.loss, samples) if self.damping else 0.0
+            return
+        dense = self._dense(study, layer)
+        self.damping_ = self.damping * float(dense.diagonal().mean())
+        dense.diagonal().add_(study.weight_decay + self.damping_)
+        factor, failed = torch.linalg.cholesky_ex(dense)
+        if int(failed):
+            raise NotSupported(
+                "the last layer's Hessian is singular: adding one number to all logits changes no loss. Use a damping "
+                "above 0, or a study with weight decay"
+            )
+        self.factor_ = factor
+
+    def _dense(self, study: Study, layer: nn.Module) -> Tensor:
+        """H without shifts, float64, in the order of the layer's parameters: weight row by row, then bias."""
+        classes, features = study.num_classes, self.features_.shape[1]
+        width = features + (layer.bias is not None and bool(layer.bias.requires_grad))
+        dense = torch.zeros(classes, width, classes, width, dtype=torch.float64, device=self.features_.device)
+        for ids in torch.arange(len(self.features_)).split(_BATCH):
+            with torch.no_grad():
+                outputs = layer(self.features_[ids])
+            curvature = output_hessian(study.loss, outputs, study.train.labels[ids].to(outputs.device)).double()
+            inputs = self.features_[ids].double()
+            if width > features:
+                inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
+            for i in range(classes):
+                for j in range(i, classes):
+                    dense[i, :, j] += inputs.T @ (inputs * curvature[:, i, j, None])
+        for i in range(classes):
+            for j in range(i):
+                dense[i, :, j] = dense[j, :, i]
+        places = torch.arange(classes * width, device=dense.device).reshape(classes, width)
+        order = torch.cat([places[:, :features].flatten(), places[:, features:].flatten()])
+        return dense.reshape(classes * width, -1)[order][:, order] / len(self.features_)
+
+    def _model(self) -> nn.Module:
+        return self.study_.model.get_submodule(self.path_)
+
+    def _samples(self, split: str, ids: Tensor | None = None) -> Any:
+        data = self.study_.split(split)
+        chosen = data if ids is None else data.subset(ids)
+        if split == "train":
+            return (self.features_ if ids is None else self.features_[ids], chosen.labels)
+        return _features(self.study_, self.path_, chosen), chosen.labels
+
+    def _solve(self, vectors: Vectors) -> Vectors:
+        shapes = {name: tuple(v.shape[1:]) for name, v in vectors.items()}
+        rows = flatten(vectors, shapes)
+        if self.factor_ is not None:
+            return unflatten(torch.cholesky_solve(rows.T.double(), self.factor_).T.to(rows), shapes)
+        study = self.study_
+        matrix = GaussNewton(
+            self._model(),
+            study.loss,
+            self._samples("train"),
+            weight_decay=study.weight_decay,
+            damping=self.damping_,
+        )
+        found = conjugate_gradient(matrix, rows)
+        self.residual_ = float(found.residuals.max())
+        return unflatten(found.x, shapes)
+
+    def _self_influence(self) -> Tensor:
+        return self._self_by_solving()
+
+    def _mislabel_scores(self) -> Tensor:
+        return self._self_influence()
+
+    def _parameter_change(self, train_ids: Tensor) -> dict[str, Tensor]:
+        prefix = f"{self.path_}." if self.path_ else ""
+        return {prefix + name: change for name, change in super()._parameter_change(train_ids).items()}
+
+    def _coverage(self) -> Coverage:
+        """Exact for parameters; the share of the norm is measured on some training images, spread evenly."""
+        study, size = self.study_, len(self.study_.train)
+        count = min(size, COVERAGE_SAMPLES)
+        ids = torch.arange(count) * size // count
+        own = squared_norms(self._model(), study.loss, self._samples("train", ids)).sum(dtype=torch.float64)
+        every = squared_norms(study.model, study.loss, study.train.subset(ids)).sum(dtype=torch.float64)
+        sizes = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (self._model(), study.model)]
+        return Coverage(sizes[0] / sizes[1], float(own / every) if float(every) else 1.0)
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "damping": self.damping_,
+            "weight_decay": self.study_.weight_decay,
+            "residual": self.residual_,
+            "layer": self.path_,
+        }
+
+
+def _last_layer(study: Study) -> str:
+    """The linear layer whose output is the model's.
+
+    Args:
+        study: with the model.
+
+    Returns:
+        Its name.
+
+    Raises:
+        NotSupported: if there is none, or it is frozen.
+    """
+    model = study.model
+    inputs, _ = study.train.batch([0])
+    seen: list[tuple[str, Tensor, int]] = []
+    handles = [
+        module.register_forward_hook(
+            lambda _, args, output, name=name: seen.append((name, output, args[0].dim() if args else 0))
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        with torch.no_grad():
+            outputs = model(inputs.to(study.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    ends = [name for name, output, axes in seen if axes == 2 and torch.equal(output, outputs)]
+    if not ends or [name for name, _, _ in seen].count(ends[-1]) > 1:
+        raise NotSupported(
+            f"the model {type(model).__name__} does not end in a linear layer of its own whose output is the logits; "
+            "ConjugateGradient, EKFAC and Arnoldi take any model"
+        )
+    if not model.get_parameter(f"{ends[-1]}.weight".lstrip(".")).requires_grad:
+        raise NotSupported(f"the last layer {ends[-1]!r} is frozen: call requires_grad_(True) on its weight")
+    return ends[-1]
+
+
+@torch.no_grad()
+def _features(study: Study, path: str, data: LabelledDataset) -> Tensor:
+    """Inputs of the layer, [n, d]."""
+    found: list[Tensor] = []
+    layer = study.model.get_submodule(path)
+    handle = layer.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    try:
+        for ids in torch.arange(len(data)).split(_BATCH):
+            study.model(data.batch(ids)[0].to(study.device))
+    finally:
+        handle.remove()
+    return torch.cat(found)
