@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -149,6 +149,30 @@ class Scores:
             if self.train.true_labels is not None:
                 frame["true_label"] = [self.train.class_name(int(y)) for y in self.train.true_labels[ids]]
         return frame
+
+    def group(self, train_ids: Sequence[int] | Tensor) -> Tensor:
+        """Influence of a set of training images: the sum of theirs.
+
+        Args:
+            train_ids: ids of the set, each once.
+
+        Returns:
+            [M], one value per test image. Positive: without the set the loss rises.
+
+        Raises:
+            NotSupported: if these are no influence scores.
+            InvalidInput: if an id is unknown or named twice.
+        """
+        if self.kind != "influence":
+            raise NotSupported(f"the influence of a set needs influence scores; these are {self.kind} scores")
+        wanted = torch.as_tensor(train_ids).flatten()
+        if wanted.is_floating_point() or wanted.dtype == torch.bool or len(wanted.unique()) != len(wanted):
+            raise InvalidInput(f"train ids are {train_ids!r}; give integers such as [3, 17], each once")
+        unknown = wanted[~torch.isin(wanted, self.train_ids)]
+        if unknown.numel():
+            known = _some(self.train_ids)
+            raise InvalidInput(f"no scores for training image {int(unknown[0])}; there are some for {known}")
+        return self.values[torch.isin(self.train_ids, wanted)].sum(0)
 
     def helpful(self, test_id: int, k: int = 10) -> pd.DataFrame:
         """The training images that pulled most towards the right answer for a test image; see ``top``."""

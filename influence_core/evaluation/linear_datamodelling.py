@@ -1,0 +1,144 @@
+"""The linear datamodelling score: do summed influences predict what a model trained on a subset does?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from influence_core.applications.detection import Interval
+from influence_core.errors import InvalidInput, NotSupported, StaleResult
+from influence_core.estimators import Estimator
+from influence_core.evaluation.retraining import Retrained
+from influence_core.scores import Scores
+from influence_core.study import Study
+
+Floats = NDArray[np.float64]
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class LDS:
+    """A linear datamodelling score.
+
+    Attributes:
+        name: of the estimator.
+        value: mean rank correlation over test images, -1 to 1.
+        interval: bootstrap over subsets and test images together, 95 %.
+        per_test: rank correlation of each test image, float64 [M].
+        test_ids: int64 [M].
+        resampled: the means of the bootstrap, float64.
+    """
+
+    name: str
+    value: float
+    interval: Interval
+    per_test: Tensor
+    test_ids: Tensor
+    resampled: Tensor = field(repr=False)
+
+    def __repr__(self) -> str:
+        """Value and interval in per cent."""
+        return f"LDS({self.name}: {100 * self.value:.1f} % (95 %: {self.interval}), {len(self.per_test)} test images)"
+
+
+def lds(study: Study, scores: Scores | Estimator, retrained: Retrained, seed: int = 0) -> LDS:
+    r"""Linear datamodelling score (Park et al. 2023, "TRAK", section 2, definition 2.3).
+
+    The influence of a set is the sum over its images. For each test image, the predictions
+    :math:`\sum_{z \in S} h(z, z')` over random subsets S are compared with the outputs of models trained on them, by
+    Spearman's rank correlation. The output is minus the loss, which for cross-entropy ranks as the margin does.
+
+    The interval is from 2000 resamples of subsets and test images together; ranks are those among all subsets. It does
+    not know of other seeds of training: a subset's model is one draw, and its noise lowers the score of every
+    estimator alike (more ``seeds`` in ``retrain_subsets`` raise the ceiling).
+
+    Args:
+        study: that was explained.
+        scores: influence of all training images on at least the test images of ``retrained``; or an estimator, which
+            is fitted on ``study`` unless it already is.
+        retrained: from ``retrain_subsets``; all estimators can share it.
+        seed: of the bootstrap.
+
+    Returns:
+        The score with its interval. A test image for which either side is constant counts as 0.
+
+    Raises:
+        NotSupported: if the scores are of another kind.
+        InvalidInput: if they do not cover the training set, or a test image is missing.
+        StaleResult: if scores or retrainings belong to another study.
+    """
+    retrained.check(study)
+    if isinstance(scores, Estimator):
+        if getattr(scores, "study_", None) is not study:
+            scores.fit(study)
+        scores = scores.influence(retrained.test_ids)
+    if scores.kind != "influence" or scores.test_ids is None:
+        raise NotSupported(f"a linear datamodelling score needs influence scores; these are {scores.kind} scores")
+    if scores.meta.get("study", study.fingerprint) != study.fingerprint:
+        raise StaleResult(f"these {scores.name} scores belong to another study: call .fit(study) again")
+    if not torch.equal(scores.train_ids, torch.arange(len(study.train))):
+        raise InvalidInput(f"there are scores for {len(scores.train_ids)} of {len(study.train)} training images")
+    if len(retrained.kept) < 3:
+        raise InvalidInput(f"{len(retrained.kept)} subsets give no rank correlation; 50 or more are sensible")
+    columns = torch.stack([scores.column(int(j)) for j in retrained.test_ids], dim=1)
+    predicted = _ranks((retrained.kept.double() @ columns.double()).numpy())
+    observed = _ranks(-retrained.losses.double().numpy())
+    subsets, tests = predicted.shape
+    every = np.full((1, subsets), 1 / subsets)
+    per_test = _correlations(every, predicted, observed)[0]
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(subsets, every[0], size=_RESAMPLES) / subsets
+    weights = generator.multinomial(tests, np.full(tests, 1 / tests), size=_RESAMPLES) / tests
+    resampled = (_correlations(drawn, predicted, observed) * weights).sum(1)
+    return _result(scores.name, float(per_test.mean()), resampled, torch.from_numpy(per_test), retrained.test_ids)
+
+
+def combine(parts: Sequence[LDS]) -> LDS:
+    """The mean over independent studies, such as seeds.
+
+    Args:
+        parts: one per study, of one estimator.
+
+    Returns:
+        Mean, with the interval of the mean; the test images of all of them one after the other.
+
+    Raises:
+        InvalidInput: if there is none, or they are of several estimators.
+    """
+    names = {part.name for part in parts}
+    if len(names) != 1:
+        raise InvalidInput(f"expected scores of one estimator, got {', '.join(sorted(names)) or 'none'}")
+    value = sum(part.value for part in parts) / len(parts)
+    resampled = torch.stack([part.resampled for part in parts]).mean(0).numpy()
+    per_test, ids = (torch.cat([getattr(part, name) for part in parts]) for name in ("per_test", "test_ids"))
+    return _result(names.pop(), value, resampled, per_test, ids)
+
+
+def _result(name: str, value: float, resampled: Floats, per_test: Tensor, test_ids: Tensor) -> LDS:
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return LDS(name, value, Interval(float(low), float(high)), per_test, test_ids, torch.from_numpy(resampled))
+
+
+def _ranks(columns: Floats) -> Floats:
+    """Ranks within each column, equal values share the mean of theirs, centred."""
+    ranks = pd.DataFrame(columns).rank().to_numpy(dtype=np.float64)
+    centred: Floats = ranks - ranks.mean(0)
+    return centred
+
+
+def _correlations(weights: Floats, one: Floats, two: Floats) -> Floats:
+    """Pearson's correlation of each column under each row of weights (which add up to 1); [rows, columns]."""
+    mean_one, mean_two = weights @ one, weights @ two
+    covariance = weights @ (one * two) - mean_one * mean_two
+    variance = (weights @ one**2 - mean_one**2) * (weights @ two**2 - mean_two**2)
+    scale = np.sqrt(np.maximum(variance, 0.0))
+    constant = scale < 1e-9 * max(1.0, float(scale.max()))
+    correlation: Floats = np.where(constant, 0.0, covariance / np.where(constant, 1.0, scale))
+    return correlation
