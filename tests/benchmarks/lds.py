@@ -1,0 +1,68 @@
+"""Linear datamodelling scores of every estimator on the digits study, as a Markdown table.
+
+Run ``python -m tests.benchmarks.lds``; the defaults take some minutes on one core. Each seed is a study of its own
+(split, wrong labels, weights) with its own subsets; the models on subsets are trained as the study's was.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor, nn
+
+import influence_core as ic
+from influence_core.evaluation import LDS, combine, draw_subsets, lds, retrain_subsets
+
+
+def retrain(study: ic.Study, kept: Tensor, seed: int) -> nn.Module:
+    """The digits' network from new weights, trained on some of the images by the recipe of the study."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1000 + seed)
+        model = ic.models.build("small_cnn", channels=1, classes=10)
+        ic.training.fit(model, study.train.subset(kept), seed=1000 + seed, **(ic.demo.RECIPE | {"checkpoints": 1}))
+    return model
+
+
+def main(
+    subsets: Annotated[int, typer.Option(help="Subsets per seed.")] = 50,
+    seeds: Annotated[int, typer.Option(help="How many studies, from seed 0.")] = 3,
+    models: Annotated[int, typer.Option(help="Models per subset, whose losses are averaged.")] = 1,
+    share: Annotated[float, typer.Option(help="Share of the training images in a subset.")] = 0.5,
+    tests: Annotated[int, typer.Option(help="How many test images.")] = 200,
+    noise: Annotated[float, typer.Option(help="Share of wrong labels.")] = 0.1,
+    only: Annotated[list[str] | None, typer.Option(help="Estimators; all that give influence by default.")] = None,
+) -> None:
+    """Retrain on random subsets once per seed, and judge every estimator with its defaults by them."""
+    torch.set_num_threads(1)
+    names = [c.name for c in ic.estimators.all_estimators() if "influence" in c.gives()]
+    names = [n for n in names if not only or n in only]
+    found: dict[str, list[LDS]] = {name: [] for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    training = 0.0
+    for seed in range(seeds):
+        study = ic.demo.train_digits(noise, seed)
+        kept = draw_subsets(len(study.train), subsets, share, seed)
+        retrained = retrain_subsets(study, retrain, kept, range(tests), seeds=range(models))
+        training += retrained.meta["seconds"]
+        for name in names:
+            begun = time.perf_counter()
+            found[name].append(lds(study, ic.estimators.get(name), retrained))
+            seconds[name].append(time.perf_counter() - begun)
+    typer.echo(
+        f"Digits, {noise:.0%} wrong labels, seeds 0 to {seeds - 1}, {subsets} subsets of {share:.0%} each, "
+        f"{models} model(s) per subset, {tests} test images; {training:.0f} s of retraining\n"
+    )
+    typer.echo("| estimator | LDS (95 % interval) | each seed | seconds per study |")
+    typer.echo("|---|---|---|---|")
+    for name in sorted(names, key=lambda n: -combine(found[n]).value):
+        mean = combine(found[name])
+        each = ", ".join(f"{100 * part.value:.1f}" for part in found[name])
+        cost = sum(seconds[name]) / len(found[name])
+        typer.echo(f"| {name} | {100 * mean.value:.1f} ({mean.interval}) | {each} | {cost:.1f} |")
+
+
+if __name__ == "__main__":
+    typer.run(main)
