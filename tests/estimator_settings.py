@@ -15,6 +15,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "randproj": {"dim": 32},
     "tracinrp": {"dim": 32},
     "trak": {"dim": 16},
+    "conjugategradient": {"tolerance": 1e-9, "damping": 1.0},
+    "lissa": {"steps": 10},
+    "arnoldi": {"rank": 10, "steps": 30},
 }
 
 

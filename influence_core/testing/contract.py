@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -127,27 +128,48 @@ def refusals(subject: Subject) -> None:
     estimator = subject.make().fit(study)
     for method in GIVES:
         if method in cls.gives():
-            message = refused(getattr(subject.make(), method), NotFitted, f"{method} before fit")
+            message = refused(_call(subject.make(), method), NotFitted, f"{method} before fit")
             assert "fit" in message, f"{method} before fit does not say what to do: {message}"
             continue
         for one in (estimator, subject.make()):
-            message = refused(getattr(one, method), NotSupported, method)
+            message = refused(_call(one, method), NotSupported, method)
             others = [c.__name__ for c in all_estimators() if method in c.gives()]
             assert any(other in message for other in others), f"{method} names no estimator that gives it: {message}"
     if "influence" in cls.gives():
         message = refused(lambda: estimator.influence([len(study.test)]), InvalidInput, "an unknown test image")
         assert str(len(study.test)) in message, f"an unknown test image is not named: {message}"
+    if "parameter_change" in cls.gives():
+        message = refused(lambda: estimator.parameter_change([len(study.train)]), InvalidInput, "an unknown image")
+        assert str(len(study.train)) in message, f"an unknown training image is not named: {message}"
     for need in sorted(cls.needs):
         lacking = study.replaced(**{need: None})
         message = refused(lambda lacking=lacking: subject.make().fit(lacking), NotSupported, f"no {need}")  # type: ignore[misc]
         assert need in message, f"the lacking {need} is not named: {message}"
 
 
+def _call(estimator: Estimator, method: str) -> Callable[[], object]:
+    arguments = ([0],) if method == "parameter_change" else ()
+    return lambda: getattr(estimator, method)(*arguments)
+
+
 @check()
 def declared_needs(subject: Subject) -> None:
-    """A study with nothing but what the estimator says it needs is enough."""
+    """A study with nothing but what the estimator says it needs can be fitted; a method that needs more names it."""
     lacking = {part: None for part in ("trajectory", "validation") if part not in subject.cls.needs}
-    results(subject.make().fit(network_study().replaced(**lacking)))
+    estimator = subject.make().fit(network_study().replaced(**lacking))
+    refusals = {method: _refusal(_call(estimator, method)) for method in estimator.gives()}
+    for method, message in refusals.items():
+        named = message is None or any(part in message for part in lacking)
+        assert named, f"{method} does not say what it lacks of {', '.join(lacking)}: {message}"
+    assert None in refusals.values(), f"nothing works without {' and '.join(lacking)}: name it in the attribute 'needs'"
+
+
+def _refusal(work: Callable[[], object]) -> str | None:
+    try:
+        work()
+    except (InvalidInput, NotSupported) as error:
+        return str(error)
+    return None
 
 
 @check()

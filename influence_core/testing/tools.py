@@ -16,9 +16,12 @@ from influence_core.estimators import Estimator
 from influence_core.scores import Scores
 from influence_core.study import SPLITS, Study
 
+SCORES = ("influence", "self_influence", "mislabel_scores", "label_influence")
+"""The public methods that return scores and need no argument."""
+
 
 def results(estimator: Estimator) -> dict[str, Scores]:
-    """Everything that a fitted estimator gives.
+    """All scores that a fitted estimator gives.
 
     Args:
         estimator: fitted.
@@ -26,7 +29,7 @@ def results(estimator: Estimator) -> dict[str, Scores]:
     Returns:
         Public method -> scores.
     """
-    return {method: getattr(estimator, method)() for method in estimator.gives()}
+    return {method: getattr(estimator, method)() for method in estimator.gives() if method in SCORES}
 
 
 def values(estimator: Estimator) -> dict[str, Tensor]:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from influence_core.gradients import per_sample_gradients
 from influence_core.testing.checks import Subject, check
-from influence_core.testing.problems import black_study, convex_study, leave_one_out_effects
+from influence_core.testing.problems import (
+    black_study,
+    convex_study,
+    leave_one_out_effects,
+    minimum,
+    network_study,
+)
+from influence_core.testing.tools import assert_same
 
 _EXTREME = 5
 """How many of the 48 images with the highest and the lowest scores are looked at."""
@@ -51,6 +59,53 @@ def biases_count(subject: Subject) -> None:
         f"on black images the mean influence is {own:.3g} within a class and {other:.3g} between classes; expected "
         f"above and below 0: are the biases left out? The scores claim to cover all parameters"
     )
+
+
+@check("parameter_change")
+def parameter_change_of_a_group(subject: Subject) -> None:
+    """The change of the weights fits the model, and that of a set is the sum of those of its images."""
+    study = network_study()
+    estimator = subject.make().fit(study)
+    whole = estimator.parameter_change([3, 7, 11])
+    study.edited(whole)  # refuses names and shapes that do not fit
+    parts = [estimator.parameter_change([i]) for i in (3, 7, 11)]
+    total = {name: torch.stack([part[name].double() for part in parts]).sum(0) for name in parts[0]}
+    found = {name: change.double() for name, change in whole.items()}
+    assert_same(found, total, max(subject.tolerance, 1e-6), "three images were removed together instead of one by one")
+    assert any(bool(change.any()) for change in found.values()), "removing images changes no weight"
+
+
+@check("influence", "parameter_change", exemptable=True)
+def parameter_change_is_the_influence(subject: Subject) -> None:
+    """Along the change of the weights the test losses change, to first order, by the influence of what is removed."""
+    study = convex_study()
+    estimator = subject.make().fit(study)
+    change = estimator.parameter_change([0, 5])
+    gradients = per_sample_gradients(study.model, study.loss, study.test)
+    slopes = sum((gradients[name] * delta).flatten(1).sum(1).double() for name, delta in change.items())
+    expected = estimator.influence().group([0, 5]).double()
+    why = "the gradients of the test losses were multiplied with the change of the weights"
+    assert_same({"influence": torch.as_tensor(slopes)}, {"influence": expected}, max(subject.tolerance, 1e-6), why)
+
+
+@check("parameter_change")
+def parameter_change_against_retraining(subject: Subject) -> None:
+    """In a convex model the weights change towards the retrained ones; where scores are in nats, they come nearer."""
+    study = convex_study()
+    removed = study.train.corrupted
+    assert removed is not None
+    estimator = subject.make().fit(study)
+    edited = _flat(study.edited(estimator.parameter_change(removed.nonzero().flatten())).model)
+    wanted, before = _flat(minimum(study.train.subset(~removed))), _flat(study.model)
+    cosine = float(torch.cosine_similarity(edited - before, wanted - before, dim=0))
+    assert cosine > 0.5, f"without the wrong labels the weights move in another direction: the cosine is {cosine:.2f}"
+    if estimator.scales.get("influence") == "nats":
+        far, near = float((before - wanted).norm()), float((edited - wanted).norm())
+        assert near < far, f"retrained without the wrong labels, the weights move by {far:.3g}; {near:.3g} are missed"
+
+
+def _flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 @check("mislabel_scores")

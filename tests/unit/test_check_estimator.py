@@ -49,10 +49,11 @@ class Sound(_Named, Estimator):
         self.inverse_ = self._inverse(self.rows_)
 
     def _influence(self, test_ids):
-        return self.rows_ @ self.inverse_ @ self._gradients(self.study_, self.study_.test.subset(test_ids)).T
+        queries = self._gradients(self.study_, self.study_.test.subset(test_ids))
+        return self.rows_ @ self.inverse_ @ queries.T / len(self.rows_)
 
     def _self_influence(self):
-        return ((self.rows_ @ self.inverse_) * self.rows_).sum(1)
+        return ((self.rows_ @ self.inverse_) * self.rows_).sum(1) / len(self.rows_)
 
     def _mislabel_scores(self):
         return self._self_influence()
@@ -61,6 +62,12 @@ class Sound(_Named, Estimator):
         study = self.study_
         each = [torch.full((len(study.train),), k) for k in range(study.num_classes)]
         return torch.stack([-self._gradients(study, study.train, k).square().sum(1) for k in each], 1)
+
+    def _parameter_change(self, train_ids):
+        parameters = dict(self.study_.model.named_parameters())
+        change = self.rows_[train_ids].sum(0) @ self.inverse_ / len(self.rows_)
+        parts = change.split([p.numel() for p in parameters.values()])
+        return {name: part.view_as(p) for (name, p), part in zip(parameters.items(), parts, strict=True)}
 
 
 class FlippedSign(Sound):
@@ -77,6 +84,21 @@ class DroppedBias(Sound):
 class HonestWithoutBias(DroppedBias):
     def _coverage(self):
         return ic.Coverage(0.9, 0.8)
+
+
+class ChangeForAdding(Sound):
+    def _parameter_change(self, train_ids):
+        return {name: -change for name, change in super()._parameter_change(train_ids).items()}
+
+
+class ChangeOfTheMean(Sound):
+    def _parameter_change(self, train_ids):
+        return {name: change / len(train_ids) for name, change in super()._parameter_change(train_ids).items()}
+
+
+class ChangeWithoutN(Sound):
+    def _parameter_change(self, train_ids):
+        return {name: len(self.rows_) * c for name, c in super()._parameter_change(train_ids).items()}
 
 
 class _Batches:
@@ -180,7 +202,7 @@ class FisherOfTheFirstHalf(Sound):
 class OtherDampingForSelf(Sound):
     def _self_influence(self):
         inverse = torch.linalg.inv(torch.linalg.inv(self.inverse_) + torch.eye(len(self.inverse_)))
-        return ((self.rows_ @ inverse) * self.rows_).sum(1)
+        return ((self.rows_ @ inverse) * self.rows_).sum(1) / len(self.rows_)
 
 
 class NegativeSelfInfluence(Sound):
@@ -288,6 +310,9 @@ CAUGHT = [
     (Remembers, "fit_again"),
     (TunesItself, "parameters_untouched"),
     (Constant, "not_constant"),
+    (ChangeForAdding, "parameter_change_against_retraining"),
+    (ChangeOfTheMean, "parameter_change_of_a_group"),
+    (ChangeWithoutN, "parameter_change_is_the_influence"),
     (Trusting, "planted_wrong_labels"),
     (WorstLabel, "suggested_labels"),
     (HidesNaN, "not_finite"),
