@@ -27,6 +27,9 @@ from influence_core.study import Study
 CHOLESKY_SIZE = 5000
 """Up to so many parameters the matrix is kept and factorised; beyond, conjugate gradients solve."""
 
+TOLERANCE = 1e-5
+"""Of conjugate gradients."""
+
 COVERAGE_SAMPLES = 512
 _BATCH = 512
 
@@ -43,8 +46,8 @@ class LastLayer(HessianBased):
 
     Positive is helpful. Adding one number to all logits changes nothing, so that without weight decay H is singular
     and damping is needed. The inputs of the layer are computed once; everything else is work on one layer, by
-    Cholesky's factorisation where K (d + 1) is small. The scores say which share of the gradient norm this layer carries:
-    what the layers below it learned from an image is not seen. Self-influence is the mislabel score.
+    Cholesky's factorisation where K (d + 1) is small. The scores say which share of the gradient norm this layer
+    carries: what the layers below it learned from an image is not seen. Self-influence is the mislabel score.
 
     Args:
         damping: :math:`\delta` as a multiple of the mean diagonal of H.
@@ -127,7 +130,7 @@ class LastLayer(HessianBased):
             weight_decay=study.weight_decay,
             damping=self.damping_,
         )
-        found = conjugate_gradient(matrix, rows)
+        found = conjugate_gradient(matrix, rows, tolerance=TOLERANCE)
         self.residual_ = float(found.residuals.max())
         return unflatten(found.x, shapes)
 

@@ -1,0 +1,200 @@
+"""Products and solvers against dense float64 matrices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from influence_core.curvature import (
+    Fisher,
+    GaussNewton,
+    Hessian,
+    conjugate_gradient,
+    flatten,
+    gmres,
+    lanczos,
+    largest_eigenvalue,
+    mean_diagonal,
+    neumann,
+    unflatten,
+)
+from influence_core.errors import InvalidInput
+from influence_core.losses import cross_entropy
+from tests.helpers import images, net
+from tests.oracle.curvature_references import dense_ggn, dense_hessian, gradients, mlp, points, relative, squared
+
+DATA = points(30, 1)
+losses = pytest.mark.parametrize("loss", [cross_entropy, squared])
+
+
+@losses
+@pytest.mark.parametrize("depth", [0, 1])
+def test_dense_matrices(loss, depth):
+    model = mlp(depth)
+    hessian, ggn = dense_hessian(model, loss, DATA), dense_ggn(model, loss, DATA)
+    assert relative(Hessian(model, loss, DATA).dense(), hessian) < 1e-12
+    assert relative(GaussNewton(model, loss, DATA).dense(), ggn) < 1e-12
+    assert (relative(ggn, hessian) < 1e-12) == (depth == 0)  # equal where outputs are linear in the weights, else not
+
+
+@losses
+def test_fisher_matrices(loss):
+    model = mlp(1)
+    ggn, g = dense_ggn(model, loss, DATA), gradients(model, loss, DATA)
+    assert relative(Fisher(model, loss, DATA, draw="exact").dense(), ggn) < 1e-12
+    assert relative(Fisher(model, loss, DATA, draw="empirical").dense(), g.T @ g / len(g)) < 1e-12
+    drawn = [Fisher(model, loss, DATA, draw="sampled", seed=seed).dense() for seed in range(200)]
+    assert relative(torch.stack(drawn).mean(0), ggn) < 0.1  # 200 x 30 draws
+    assert relative(drawn[0], ggn) > 0.1
+    assert torch.equal(
+        Fisher(model, loss, DATA, seed=3, batch_size=4).dense().round(decimals=10), drawn[3].round(decimals=10)
+    )
+
+
+def test_shifts_are_added_once_and_damping_needs_no_new_operator():
+    model = mlp(1)
+    plain = Hessian(model, cross_entropy, DATA).dense()
+    shifted = Hessian(model, cross_entropy, DATA, weight_decay=0.3, damping=0.2)
+    eye = torch.eye(len(plain), dtype=plain.dtype)
+    assert relative(shifted.dense(), plain + 0.5 * eye) < 1e-12
+    assert relative(shifted.damped(0.1).dense(), plain + 0.4 * eye) < 1e-12
+    assert shifted.damping == 0.2
+
+
+@pytest.mark.parametrize("kind", [Hessian, GaussNewton, Fisher])
+def test_batches_do_not_matter(kind):
+    data, model = images(23, seed=1), net()
+    one, seven = (kind(model, cross_entropy, data, batch_size=size) for size in (1, 7))
+    rows = torch.randn(3, one.size, dtype=torch.float64)
+    assert relative(one(rows), seven(rows)) < 1e-10
+    assert relative(one(rows), kind(model, cross_entropy, data)(rows)) < 1e-10
+    assert relative(one(rows)[1:2], one(rows[1:2])) < 1e-10
+
+
+def test_parameters_can_be_chosen():
+    model = mlp(1)
+    names = [n for n, _ in model.named_parameters()][2:]
+    chosen = GaussNewton(model, cross_entropy, DATA, parameters=names)
+    whole = GaussNewton(model, cross_entropy, DATA)
+    start = whole.size - chosen.size
+    assert relative(chosen.dense(), whole.dense()[start:, start:]) < 1e-12
+    mask = {names[0]: torch.tensor([[True, False, True, False]]).expand(3, 4)}
+    with pytest.raises(InvalidInput, match="mask"):
+        GaussNewton(model, cross_entropy, DATA, parameters=mask)
+
+
+def test_mean_diagonal():
+    model = mlp(1)
+    exact = float(dense_ggn(model, cross_entropy, DATA).diagonal().mean())
+    found = [mean_diagonal(model, cross_entropy, DATA, seed=seed) for seed in range(100)]
+    assert abs(sum(found) / 100 / exact - 1) < 0.05
+    with pytest.raises(InvalidInput, match="curvature is zero"):
+        mean_diagonal(nn.Sequential(model, Constant()), cross_entropy, DATA)
+
+
+class Constant(nn.Module):
+    def forward(self, x):
+        return 0.0 * x
+
+
+@pytest.fixture
+def system():
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(20, 20, generator=generator, dtype=torch.float64)
+    return root @ root.T + 0.5 * torch.eye(20).double(), torch.randn(5, 20, generator=generator, dtype=torch.float64)
+
+
+def test_symmetric_solvers(system):
+    a, b = system
+    b[2] = 0
+    expected = torch.linalg.solve(a, b.T).T
+    scale = 1.2 * largest_eigenvalue(lambda r: r @ a, 20, like=b)
+    for found in (
+        conjugate_gradient(lambda r: r @ a, b, tolerance=1e-10),
+        conjugate_gradient(lambda r: r @ a, b, tolerance=1e-10, preconditioner=lambda r: r / a.diagonal()),
+        gmres(lambda r: r @ a, b, tolerance=1e-10),
+        neumann(lambda r: r @ a, b, tolerance=1e-10, scale=scale, max_iterations=20000),
+    ):
+        assert relative(found.x, expected) < 1e-8
+        assert found.converged.all()
+        true = (b - found.x @ a).norm(dim=1) / b.norm(dim=1).clamp_min(1e-300)
+        assert torch.allclose(found.residuals, true, atol=1e-14)
+
+
+def test_residuals_are_true_where_iterations_run_out(system):
+    a, b = system
+    for found in (
+        conjugate_gradient(lambda r: r @ a, b, max_iterations=4),
+        gmres(lambda r: r @ a, b, max_iterations=4),
+        neumann(lambda r: r @ a, b, max_iterations=4, scale=200.0),
+    ):
+        assert found.iterations == 4
+        assert not found.converged.any()
+        assert torch.allclose(found.residuals, (b - found.x @ a).norm(dim=1) / b.norm(dim=1))
+        assert (found.residuals > 1e-4).all()
+
+
+@pytest.mark.parametrize("restart", [20, 8])
+def test_gmres_on_a_matrix_that_is_not_symmetric(system, restart):
+    _, b = system
+    a = (
+        torch.randn(20, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        + 7 * torch.eye(20).double()
+    )
+    found = gmres(lambda r: r @ a.T, b, tolerance=1e-11, restart=restart)
+    assert relative(found.x, torch.linalg.solve(a, b.T).T) < 1e-9
+    assert found.converged.all()
+    wrong = conjugate_gradient(lambda r: r @ a.T, b, tolerance=1e-11)
+    assert not (wrong.converged & (wrong.residuals < 1e-11)).all()
+
+
+def test_gmres_where_the_space_stops_growing():
+    a = torch.diag(torch.tensor([2.0, 2.0, 2.0, 5.0], dtype=torch.float64))
+    b = torch.tensor([[1.0, 0, 0, 0], [1.0, 2.0, 0, 3.0]], dtype=torch.float64)
+    found = gmres(lambda r: r @ a, b, tolerance=1e-13)
+    assert relative(found.x, b / a.diagonal()) < 1e-12
+    assert found.iterations <= 3
+
+
+def test_negative_curvature_is_reported_and_divergence_refused(system):
+    a, b = system
+    a = a - 2.0 * torch.eye(20).double()
+    found = conjugate_gradient(lambda r: r @ a, b, tolerance=1e-10)
+    assert found.negative_curvature.all()
+    assert not found.converged.any()
+    with pytest.raises(InvalidInput, match=r"diverges.*below 0"):
+        neumann(lambda r: r @ a, b, scale=100.0, max_iterations=5000)
+    with pytest.raises(InvalidInput, match="diverges"):
+        neumann(lambda r: r @ system[0], b, scale=1.0)
+    with pytest.raises(InvalidInput, match="NaN"):
+        conjugate_gradient(lambda r: r @ a, b / 0.0)
+
+
+def test_lanczos(system):
+    a, _ = system
+    whole = lanczos(lambda r: r @ a, 20, 20, like=a)
+    assert torch.allclose(whole.values, torch.linalg.eigvalsh(a).flip(0), rtol=1e-10)
+    assert relative(whole.vectors @ whole.vectors.T, torch.eye(20).double()) < 1e-12
+    assert relative((whole.vectors.T * whole.values) @ whole.vectors, a) < 1e-10
+    part = lanczos(lambda r: r @ a, 20, 12, like=a)
+    true = (part.vectors @ a - part.values[:, None] * part.vectors).norm(dim=1)
+    assert torch.allclose(part.residuals, true, atol=1e-9)
+    assert abs(largest_eigenvalue(lambda r: r @ a, 20, like=a, steps=100) / float(whole.values[0]) - 1) < 1e-6
+
+
+def test_lanczos_goes_on_where_eigenvalues_repeat():
+    values = torch.tensor([3.0, 3.0, 3.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    found = lanczos(lambda r: r * values, 6, 6, like=values)
+    assert torch.allclose(found.values, values, atol=1e-12)
+    assert relative((found.vectors.T * found.values) @ found.vectors, torch.diag(values)) < 1e-12
+
+
+def test_vectors():
+    shapes = {"a": (2, 3), "b": (4,)}
+    rows = torch.randn(5, 10)
+    assert torch.equal(flatten(dict(reversed(unflatten(rows, shapes).items())), shapes), rows)
+    with pytest.raises(InvalidInput, match="expected"):
+        flatten({"a": torch.zeros(5, 2, 3)}, shapes)
+    with pytest.raises(InvalidInput, match=r"\[R, 10\]"):
+        unflatten(torch.zeros(5, 9), shapes)
