@@ -44,9 +44,9 @@ def test_fisher_matrices(loss):
     ggn, g = dense_ggn(model, loss, DATA), gradients(model, loss, DATA)
     assert relative(Fisher(model, loss, DATA, draw="exact").dense(), ggn) < 1e-12
     assert relative(Fisher(model, loss, DATA, draw="empirical").dense(), g.T @ g / len(g)) < 1e-12
-    drawn = [Fisher(model, loss, DATA, draw="sampled", seed=seed).dense() for seed in range(200)]
-    assert relative(torch.stack(drawn).mean(0), ggn) < 0.1  # 200 x 30 draws
-    assert relative(drawn[0], ggn) > 0.1
+    drawn = [Fisher(model, loss, DATA, draw="sampled", seed=seed).dense() for seed in range(100)]
+    assert relative(torch.stack(drawn).mean(0), ggn) < 0.12  # 100 x 30 draws
+    assert relative(drawn[0], ggn) > 0.12
     assert torch.equal(
         Fisher(model, loss, DATA, seed=3, batch_size=4).dense().round(decimals=10), drawn[3].round(decimals=10)
     )
