@@ -28,6 +28,9 @@ from influence_core.gradients.sweep import planned
 from influence_core.losses import Loss
 
 MEMORY_MIB = 256.0
+EXACT_OUTPUTS = 16
+"""Up to so many outputs the mean diagonal is exact."""
+
 GRAPH_FACTOR = 4.0
 """A graph for second derivatives keeps about this many times what one for first derivatives keeps."""
 
@@ -195,7 +198,8 @@ class Fisher(GaussNewton):
 def mean_diagonal(model: nn.Module, loss: Loss, data: Any, parameters: Choice = None, seed: int = 0) -> float:
     r"""Mean of the diagonal of the Gauss-Newton matrix, what relative damping is relative to.
 
-    One sweep estimates it without bias from one draw per sample, :math:`\frac{1}{NP}\sum_n\lVert J_n^\top s_n\rVert^2`.
+    For up to 16 outputs it is exact, by a sweep for each; for more, one sweep estimates it without bias from one draw
+    per sample, :math:`\frac{1}{NP}\sum_n\lVert J_n^\top s_n\rVert^2`.
 
     Args:
         model: The model, in eval mode.
@@ -210,9 +214,16 @@ def mean_diagonal(model: nn.Module, loss: Loss, data: Any, parameters: Choice = 
     Raises:
         InvalidInput: If it is zero, so that nothing can be relative to it.
     """
-    (drawn,) = at_outputs(model, loss, data, "sampled", seed)
-    norms = squared_norms(model, linear_loss, data, labels=drawn, parameters=parameters)
-    mean = float(norms.mean(dtype=torch.float64)) / select(model, parameters).size
+    first = next(model.parameters())
+    with torch.no_grad():
+        few = (
+            model(Samples(data, None, first.device, first.dtype).batch(torch.tensor([0]))[0]).shape[-1] <= EXACT_OUTPUTS
+        )
+    total = sum(
+        float(squared_norms(model, linear_loss, data, labels=drawn, parameters=parameters).mean(dtype=torch.float64))
+        for drawn in at_outputs(model, loss, data, "exact" if few else "sampled", seed)
+    )
+    mean = total / select(model, parameters).size
     if not mean > 0:
         raise InvalidInput(
             "the curvature is zero on all training images, so damping cannot be relative to it: the model is certain "

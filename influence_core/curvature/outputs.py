@@ -8,6 +8,8 @@ s = p - e_y with y drawn from the model's own prediction p gives the (true) Fish
 
 from __future__ import annotations
 
+import hashlib
+import math
 from typing import Any, Literal
 
 import torch
@@ -40,7 +42,8 @@ def linear_loss(outputs: Tensor, weights: Tensor) -> Tensor:
 def at_outputs(model: nn.Module, loss: Loss, data: Any, draw: Draw = "sampled", seed: int = 0) -> list[Tensor]:
     """Vectors s at the outputs, for every sample, such that the sum of their outer products has the mean C.
 
-    Drawing does not depend on how the data is cut into batches.
+    What is drawn for a sample depends on the seed and on its input alone, so neither on batches nor on the order of the
+    samples; equal inputs draw alike.
 
     Args:
         model: The model, in eval mode, with outputs ``[B, K]``.
@@ -60,9 +63,6 @@ def at_outputs(model: nn.Module, loss: Loss, data: Any, draw: Draw = "sampled", 
         raise InvalidInput(f"draw is {draw!r}; choose one of {', '.join(map(repr, _DRAWS))}")
     parameter = next(model.parameters())
     samples = Samples(data, None, parameter.device, parameter.dtype)
-    generator = torch.Generator().manual_seed(seed)
-    uniform = torch.rand(len(samples), generator=generator, dtype=torch.float64)
-    signs: Tensor | None = None
     pieces: list[list[Tensor]] = []
     for begin in range(0, len(samples), _BATCH):
         ids = torch.arange(begin, min(begin + _BATCH, len(samples)))
@@ -74,16 +74,13 @@ def at_outputs(model: nn.Module, loss: Loss, data: Any, draw: Draw = "sampled", 
         if draw == "empirical":
             found = [output_gradient(loss, outputs, labels)]
         elif loss is cross_entropy:
-            found = _softmax(outputs, uniform[ids].to(outputs.device) if draw == "sampled" else None)
+            found = _softmax(outputs, _uniform(inputs, seed).to(outputs.device) if draw == "sampled" else None)
         else:
             root = _root(output_hessian(loss, outputs, labels))
             if draw == "exact":
                 found = list(root.unbind(2))
             else:
-                if signs is None:
-                    coins = torch.randint(0, 2, (len(samples), outputs.shape[1]), generator=generator)
-                    signs = (2 * coins - 1).to(outputs)
-                found = [(root @ signs[ids.to(signs.device)][:, :, None])[:, :, 0]]
+                found = [(root @ _signs(inputs, outputs.shape[1], seed).to(root)[:, :, None])[:, :, 0]]
         pieces.append(found)
     return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
@@ -129,3 +126,21 @@ def _root(hessian: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(hessian.double())
     root: Tensor = vectors * values.clamp_min(0).sqrt()[:, None, :]
     return root.to(hessian.dtype)
+
+
+def _uniform(inputs: Tensor, seed: int) -> Tensor:
+    """A number in [0, 1) for each sample, float64 ``[B]``."""
+    return torch.tensor([int.from_bytes(d, "big") / 2**64 for d in _digests(inputs, seed, 8)], dtype=torch.float64)
+
+
+def _signs(inputs: Tensor, count: int, seed: int) -> Tensor:
+    """So many signs for each sample, ``[B, count]``."""
+    drawn = torch.tensor([list(d) for d in _digests(inputs, seed, math.ceil(count / 8))], dtype=torch.int64)
+    bits = (drawn[:, :, None] >> torch.arange(8)) & 1
+    return (2 * bits.flatten(1)[:, :count] - 1).double()
+
+
+def _digests(inputs: Tensor, seed: int, length: int) -> list[bytes]:
+    """Random bytes for each sample, from its input."""
+    rows = inputs.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
+    return [hashlib.shake_128(f"{seed}:".encode() + row.tobytes()).digest(length) for row in rows]

@@ -46,7 +46,6 @@ class Arnoldi(HessianBased):
     cost: ClassVar[str] = "steps x 3 min(N, samples) backward + N backward; a test image 1 backward"
     scales: ClassVar[dict[str, Scale]] = {}
     exempt: ClassVar[dict[str, str]] = {
-        "order_of_training_images": "its damping is measured with labels that are drawn by place in the dataset",
         "rotated_inputs": "its first vector belongs to its coordinates, so that a truncated basis is another one",
     }
 

@@ -43,7 +43,7 @@ class EKFAC(HessianBased):
     title: ClassVar[str] = "EK-FAC"
     paper: ClassVar[str] = "Grosse et al. 2023; George et al. 2018"
     cost: ClassVar[str] = "2 N backward + eigendecompositions; influence N + M backward"
-    exempt: ClassVar[dict[str, str]] = {"order_of_training_images": "labels are drawn by place in the dataset"}
+    exempt: ClassVar[dict[str, str]] = {"rotated_inputs": "labels are drawn by the content of an image"}
 
     damping: float = 0.1
     labels: Draw = "sampled"

@@ -36,10 +36,6 @@ class _Iterative(HessianBased):
     would take N.
     """
 
-    exempt: ClassVar[dict[str, str]] = {
-        "order_of_training_images": "its damping is measured with labels that are drawn by place in the dataset"
-    }
-
     damping: float = 0.1
     curvature: Kind = "ggn"
     tolerance: float = 1e-4

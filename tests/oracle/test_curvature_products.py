@@ -10,6 +10,7 @@ from influence_core.curvature import (
     Fisher,
     GaussNewton,
     Hessian,
+    at_outputs,
     conjugate_gradient,
     flatten,
     gmres,
@@ -52,6 +53,15 @@ def test_fisher_matrices(loss):
     )
 
 
+@losses
+def test_draws_belong_to_samples_and_not_to_their_places(loss):
+    model, order = mlp(1), torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    (drawn,), inputs, labels = at_outputs(model, loss, DATA), *DATA.tensors
+    (again,) = at_outputs(model, loss, (inputs[order], labels[order]))
+    assert torch.allclose(again, drawn[order], atol=1e-14)
+    assert not torch.allclose(at_outputs(model, loss, DATA, seed=1)[0], drawn, atol=0.1)
+
+
 def test_shifts_are_added_once_and_damping_needs_no_new_operator():
     model = mlp(1)
     plain = Hessian(model, cross_entropy, DATA).dense()
@@ -84,10 +94,13 @@ def test_parameters_can_be_chosen():
         GaussNewton(model, cross_entropy, DATA, parameters=mask)
 
 
-def test_mean_diagonal():
+def test_mean_diagonal(monkeypatch):
     model = mlp(1)
     exact = float(dense_ggn(model, cross_entropy, DATA).diagonal().mean())
+    assert abs(mean_diagonal(model, cross_entropy, DATA) / exact - 1) < 1e-12
+    monkeypatch.setattr("influence_core.curvature.operators.EXACT_OUTPUTS", 2)
     found = [mean_diagonal(model, cross_entropy, DATA, seed=seed) for seed in range(100)]
+    assert len(set(found)) > 90
     assert abs(sum(found) / 100 / exact - 1) < 0.05
     with pytest.raises(InvalidInput, match="curvature is zero"):
         mean_diagonal(nn.Sequential(model, Constant()), cross_entropy, DATA)
