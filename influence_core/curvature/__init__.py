@@ -4,7 +4,7 @@ Products with the Hessian, the Gauss-Newton and Fisher matrices are streamed ove
 ``KFAC`` keeps a Kronecker-factored inverse; the solvers report their residual.
 
 This package does not stand on curvlinops (3.0.1 was looked at), though its linear operators are the model for ours: it
-brings eight further packages; its K-FAC averages the patches of a convolution with groups, which is not that layer's
+brings five further packages; its K-FAC averages the patches of a convolution with groups, which is not that layer's
 Fisher matrix; and the sweep of ``influence_core.gradients`` already hands out, for every layer type, the per-sample
 gradients that EK-FAC's eigenvalues and several uses of one module need.
 """
