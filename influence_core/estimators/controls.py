@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from influence_core.estimators.base import Estimator
-from influence_core.scores import Coverage, Scale
+from influence_core.scores import Scale
 from influence_core.study import Study
 
 
@@ -36,6 +36,3 @@ class Loss(Estimator):
 
     def _mislabel_scores(self) -> Tensor:
         return self.losses_.clone()
-
-    def _coverage(self) -> Coverage:
-        return Coverage()

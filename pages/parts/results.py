@@ -84,7 +84,8 @@ def influence(study: ic.Study, name: str, test_id: int) -> ic.Scores:
     wrong = study.misclassified()
     position = (wrong == test_id).nonzero().flatten()
     block = torch.tensor([test_id])
-    if position.numel():
+    one_by_one = isinstance(fitted, (ic.estimators.ConjugateGradient, ic.estimators.LiSSA))  # a solve for each
+    if position.numel() and not one_by_one:
         start = int(position[0]) // BLOCK * BLOCK
         block = wrong[start : start + BLOCK]
     key = (study.fingerprint, name, "influence", tuple(block.tolist()))
