@@ -233,7 +233,14 @@ def _curves(detections: Detection | Sequence[Detection], table: str, x: str, y: 
             showlegend=False,
             hovertemplate=f"threshold in use {detection.threshold:.4g}<br>%{{x:.1%}}, %{{y:.1%}}<extra></extra>",
         )
-    _style(figure)
+    side = "right" if table == "roc" else "left"  # the corner that good curves leave free
+    corner = {
+        "x": 0.97 if side == "right" else 0.03,
+        "y": 0.08 if side == "right" else 0.16,
+        "xanchor": side,
+        "yanchor": "bottom",
+    }
+    _style(figure, legend={"orientation": "v", "bgcolor": "rgba(0,0,0,0)", **corner})
     figure.update_xaxes(range=[-0.01, 1.01], tickformat=".0%")
     figure.update_yaxes(range=[-0.01, 1.02], tickformat=".0%")
     return figure

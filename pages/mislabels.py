@@ -31,13 +31,7 @@ count = one.slider(
 others = [
     c.name for c in ic.estimators.all_estimators() if "mislabel_scores" in c.gives() and c.name != choice.estimator
 ]
-compare = two.pills(
-    "Compare with",
-    others,
-    selection_mode="multi",
-    key="compare",
-    bind="query-params",
-)
+compare = two.multiselect("Compare with", others, key="compare", bind="query-params", placeholder="other estimators")
 threshold = float((order.values[count - 1].double() + order.values[count].double()) / 2)
 detection = results.cut(study, choice.estimator, threshold)
 now = detection.at(threshold)
@@ -53,7 +47,7 @@ if detection.auc is not None and detection.ap is not None:
         border=True,
         help=f"95 % intervals: AUC {detection.auc_interval}, AP {detection.ap_interval}",
     )
-    shown = [detection] + [results.detection(study, name) for name in compare or []]
+    shown = [detection] + [results.detection(study, name) for name in compare]
     left, right = st.columns(2, gap="large")
     quiet = {"displayModeBar": False}
     left.markdown("**ROC**")
