@@ -12,13 +12,16 @@ from influence_core.curvature.kronecker import Layer
 from influence_core.curvature.vectors import Vectors
 from influence_core.gradients import Block, SweepContext
 
+ROUNDING = 1e-10
+"""An eigenvalue so much smaller than its layer's largest may be rounding of a zero, in a model in float32."""
+
 
 @dataclass(frozen=True)
 class KroneckerInverse:
     """``Q_S [(Q_S' V Q_A) * inverse] Q_A'`` for every layer, a division for the rest.
 
-    An eigenvalue that stays zero with weight decay and damping is inverted to zero: no training image has a gradient in
-    that direction.
+    Without weight decay and damping, an eigenvalue that is zero to rounding is inverted to zero: no training image has
+    a gradient in that direction.
 
     Attributes:
         layers: The layers with Kronecker blocks.
@@ -46,8 +49,8 @@ class KroneckerInverse:
     ) -> KroneckerInverse:
         """Invert; ``damping`` is relative to the mean of each layer's (or other parameter's) eigenvalues."""
         added = {name: damping * float(values.mean()) for name, values in {**eigenvalues, **diagonal}.items()}
-        inverse = {name: _inverted(values + (added[name] + weight_decay)) for name, values in eigenvalues.items()}
-        outside = {name: _inverted(values + (added[name] + weight_decay)) for name, values in diagonal.items()}
+        inverse = {name: _inverted(v, added[name] + weight_decay, ROUNDING) for name, v in eigenvalues.items()}
+        outside = {name: _inverted(v, added[name] + weight_decay, 0.0) for name, v in diagonal.items()}
         return cls(tuple(layers), dict(rotations), inverse, outside, added)
 
     def apply(self, vectors: Mapping[str, Tensor]) -> Vectors:
@@ -112,5 +115,9 @@ class KroneckerNorms:
         return total
 
 
-def _inverted(values: Tensor) -> Tensor:
-    return torch.where(values > 0, 1.0 / values.clamp_min(torch.finfo(values.dtype).tiny), torch.zeros_like(values))
+def _inverted(values: Tensor, shift: float, rounding: float) -> Tensor:
+    """``1 / (values + shift)``; without a shift, values up to ``rounding`` of the largest are zero and stay zero."""
+    if shift > 0:
+        return 1.0 / (values + shift)
+    kept = values > rounding * values.max()
+    return torch.where(kept, 1.0 / torch.where(kept, values, 1.0), 0.0)

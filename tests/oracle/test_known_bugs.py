@@ -210,6 +210,18 @@ class LastUse(nn.Module):
         return self.layer(torch.tanh(self.layer(x).detach()))
 
 
+def test_the_eigenbasis_of_a_shared_module_is_that_of_all_uses():
+    model, data = made(Twice(nn.Linear(4, 4))), points(20, 4, classes=4)
+    inputs = data.tensors[0]
+    uses = [inputs, torch.tanh(model[0].layer(inputs)).detach()]
+    basis = KFAC.fit(model, cross_entropy, data, draw="empirical").bases["0.layer.weight"]
+    moments = [torch.cat([x, torch.ones(20, 1, dtype=DOUBLE)], dim=1) for x in uses]
+    first, last = (rows.T @ rows / 20 for rows in moments)
+    q = basis.inputs[0]
+    assert off_diagonal(q.T @ (first + last) @ q) < 1e-12
+    assert min(off_diagonal(q.T @ part @ q) for part in (first, last)) > 0.01
+
+
 SHARED = {
     "linear": (Twice(nn.Linear(4, 4)), (4,)),
     "linear without bias": (Twice(nn.Linear(4, 4, bias=False)), (4,)),
@@ -288,17 +300,21 @@ def test_influence_by_conjugate_gradients_is_finite_at_a_solution_of_one_step():
 # --- Singular matrices and NaN
 
 
-def test_directions_without_any_gradient_give_zeros_and_no_nan():
-    """A pixel that is always dark makes the factors singular; without damping their pseudo-inverse is taken."""
+@pytest.mark.parametrize("damping", [0.0, 1e-9])
+def test_directions_without_any_gradient_count_as_zero(damping):
+    """One pixel is the sum of two others, so the factors are singular; to rounding only, which 1 / x would blow up."""
     model, data = made(nn.Linear(4, 4)), grid(4)
-    data.tensors[0][:, 2] = 0
-    gradients = flat(one_by_one(model, chosen_gradient, data.tensors))
-    fisher = gradients.T @ gradients / len(gradients)
+    data.tensors[0][:, 2] = data.tensors[0][:, 0] + data.tensors[0][:, 1]
+    test = points(3, 4, classes=4, seed=1)
+    left, right = (flat(one_by_one(model, chosen_gradient, d.tensors)) for d in (data, test))
+    fisher = left.T @ left / len(left)
     assert int(torch.linalg.matrix_rank(fisher)) < len(fisher)
-    small = ic.Study(model, data, data, loss=chosen_gradient)
-    expected = gradients @ torch.linalg.pinv(fisher, rtol=1e-10) @ gradients.T / len(gradients)
-    found = ic.estimators.EKFAC(labels="empirical", damping=1e-9).fit(small).influence().values
-    assert_close(found, expected, 1e-6)
+    estimator = ic.estimators.EKFAC(labels="empirical", damping=damping).fit(
+        ic.Study(model, data, test, loss=chosen_gradient)
+    )
+    inverse = torch.linalg.pinv(fisher, rtol=1e-10) / len(left)
+    assert_close(estimator.influence().values, left @ inverse @ right.T, 1e-6)
+    assert_close(estimator.self_influence().values, (left @ inverse * left).sum(1), 1e-6)
 
 
 def test_repeated_images_leave_trak_finite():
