@@ -210,16 +210,21 @@ class LastUse(nn.Module):
         return self.layer(torch.tanh(self.layer(x).detach()))
 
 
-def test_the_eigenbasis_of_a_shared_module_is_that_of_all_uses():
-    model, data = made(Twice(nn.Linear(4, 4))), points(20, 4, classes=4)
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_the_eigenbasis_of_a_shared_module_is_that_of_all_uses(kind):
+    if kind == "linear":
+        model, data = made(Twice(nn.Linear(4, 4))), points(20, 4, classes=4)
+    else:
+        model, data = made(Twice(nn.Conv2d(2, 2, 3, padding=1)), nn.Flatten()), points(20, 2, 3, 3, classes=4)
     inputs = data.tensors[0]
-    uses = [inputs, torch.tanh(model[0].layer(inputs)).detach()]
-    basis = KFAC.fit(model, cross_entropy, data, draw="empirical").bases["0.layer.weight"]
-    moments = [torch.cat([x, torch.ones(20, 1, dtype=DOUBLE)], dim=1) for x in uses]
-    first, last = (rows.T @ rows / 20 for rows in moments)
-    q = basis.inputs[0]
-    assert off_diagonal(q.T @ (first + last) @ q) < 1e-12
-    assert min(off_diagonal(q.T @ part @ q) for part in (first, last)) > 0.01
+    moments = []
+    for x in (inputs, torch.tanh(model[0].layer(inputs)).detach()):
+        rows = x if kind == "linear" else F.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)
+        rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=DOUBLE)], dim=1)
+        moments.append(rows.T @ rows)
+    q = KFAC.fit(model, cross_entropy, data, draw="empirical").bases["0.layer.weight"].inputs[0]
+    assert off_diagonal(q.T @ sum(moments) @ q) < 1e-12
+    assert min(off_diagonal(q.T @ part @ q) for part in moments) > 0.01
 
 
 SHARED = {
