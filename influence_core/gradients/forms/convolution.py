@@ -21,7 +21,7 @@ PATCH_BYTES = 4 * MIB
 """Patches are unfolded in pieces of about this size, so that the block is still in cache when it is multiplied."""
 
 TINY_KERNEL = 32
-"""Up to this many inputs x kernel entries (a network's first layer), ``unfold`` beats strided copies."""
+"""Up to this many inputs x kernel entries (a network's first layer), patches are copied with positions last."""
 
 GROUPED_POSITIONS = 32
 """From this many output positions on, oneDNN's grouped weight gradient beats unfolding."""
@@ -89,8 +89,17 @@ class Convolution(Form):
         return gradient.reshape(batch, -1)
 
     def _rows_tiny(self) -> Tensor:
-        g = self.geometry
-        patches = F.unfold(self.inputs, g.kernel, dilation=g.dilation, padding=g.padding, stride=g.stride)
+        # Copied as runs along image rows, which for few channels is several times as fast as torch's unfold.
+        (high, wide), (down, right), (apart, across) = (
+            self.geometry.padding,
+            self.geometry.stride,
+            self.geometry.dilation,
+        )
+        padded = F.pad(self.inputs, (wide, wide, high, high)).contiguous()
+        sample, channel, row, column = padded.stride()
+        sizes = (self.batch, padded.shape[1], *self.geometry.kernel, *self.outputs.shape[2:])
+        view = padded.as_strided(sizes, (sample, channel, row * apart, column * across, row * down, column * right))
+        patches = view.reshape(self.batch, self.width, self.positions)
         return torch.bmm(patches, _positions_first(self.outputs)).reshape(self.batch, -1)
 
     def _rows_patches(self) -> Tensor:
