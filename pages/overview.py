@@ -42,5 +42,8 @@ if flags is not None:
     )
     minutes = max(1, round(len(flags) * panels.SECONDS_PER_IMAGE / 60))
     three.metric(
-        "Minutes to review them", f"{minutes}", border=True, help=f"at {panels.SECONDS_PER_IMAGE} seconds an image"
+        "Minutes to review them",
+        f"{minutes}",
+        border=True,
+        help=f"assuming {panels.SECONDS_PER_IMAGE} seconds an image",
     )

@@ -12,7 +12,7 @@ from parts.gallery import Tile, gallery, train_tile
 from parts.studies import picture_url
 
 SECONDS_PER_IMAGE = 4
-"""What looking at one suspect takes a person, by our own trial; the minutes shown follow from it."""
+"""An assumption, not a measurement: what looking at one suspect takes a person. The minutes shown follow from it."""
 
 
 def by_confidence(study: ic.Study, ids: Tensor) -> Tensor:
