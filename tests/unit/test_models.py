@@ -150,6 +150,20 @@ def test_weights_that_do_not_fit(state, message):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize(("depth", "parameters"), [(18, 11_173_962), (34, 21_282_122)])
+def test_cifar_resnet_has_the_parameters_of_the_known_networks(depth, parameters):
+    with torch.device("meta"):
+        model = build("cifar_resnet", depth=depth)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_cifar_resnet_halves_the_image_three_times():
+    model = build("cifar_resnet", depth=10, width=4, channels=1, classes=3).eval()
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 3)
+    assert model[:-3](torch.rand(2, 1, 32, 32)).shape == (2, 32, 4, 4)
+    assert ic.models.architecture_of(model).arguments["depth"] == 10
+
+
 def test_small_cnn_and_mlp():
     model = build("small_cnn", channels=3, classes=4, width=2)
     assert model(torch.zeros(2, 3, 9, 7)).shape == (2, 4)
@@ -169,12 +183,13 @@ def test_torchvision_models_build_without_its_compiled_operators():
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("resnet", {}, "no architecture 'resnet'. Known: mlp, small_cnn.*register"),
+        ("resnet", {}, "no architecture 'resnet'. Known: cifar_resnet, mlp, small_cnn.*register"),
         ("torchvision:resnet19", {}, "torchvision has no classifier 'resnet19'"),
         ("torchvision:fasterrcnn_resnet50_fpn", {}, "no classifier"),
         ("torchvision:resnet18", {"weights": "DEFAULT"}, "does not take the arguments"),
         ("mlp", {}, "'mlp' does not take the arguments"),
         ("mlp", {"inputs": 3, "classes": -1}, "does not take the arguments .*-1"),
+        ("cifar_resnet", {"depth": 20}, "choose one of 10, 18, 34"),
         ("small_cnn", {"width": "wide"}, "does not take the arguments"),
         ("small_cnn", {"widht": 3}, "widht"),
     ],
