@@ -34,18 +34,20 @@ def sidebar() -> Choice:
         What they say; the page stops here, with a message, if the study cannot be opened.
     """
     known = studies.sources()
-    names = [cls.name for cls in ic.estimators.all_estimators()]
+    names = _estimators()
     with st.sidebar:
         key = st.selectbox("Study", list(known), key="run", bind="query-params")
         estimator = st.selectbox(
             "Estimator",
-            ["tracin", *(n for n in names if n != "tracin")],
+            names,
             key="estimator",
             bind="query-params",
             help="The method that answers. A page says so when a method cannot.",
         )
         kind = type(ic.estimators.get(estimator))
-        st.caption(f"{kind.title} · {kind.paper}")
+        answers = ["explains mistakes"] if "influence" in kind.gives() else []
+        answers += ["finds mislabels"] if "mislabel_scores" in kind.gives() else []
+        st.caption(f"{kind.title} · {kind.paper} · {' and '.join(answers)}")
     try:
         with st.sidebar:
             if studies.is_loaded(key):
@@ -65,6 +67,14 @@ def sidebar() -> Choice:
         open_study()
     label = None if shown == ALL or shown not in study.class_names else study.class_names.index(shown)
     return Choice(study, known[key].code, estimator, label)
+
+
+def _estimators() -> list[str]:
+    """Names of those with scores to show: first TracIn, then those that explain mistakes, then the detectors."""
+    kinds = ic.estimators.all_estimators()
+    explain = [c.name for c in kinds if "influence" in c.gives() and c.name != "tracin"]
+    detect = [c.name for c in kinds if "mislabel_scores" in c.gives() and "influence" not in c.gives()]
+    return ["tracin", *explain, *detect]
 
 
 def open_study() -> None:

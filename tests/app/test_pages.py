@@ -30,6 +30,17 @@ def texts(app: AppTest) -> str:
     return "\n".join(str(element.value) for element in shown)
 
 
+def test_the_estimators_to_choose_are_those_with_scores_to_show() -> None:
+    box = start().sidebar.selectbox(key="estimator")
+    kinds = {c.name: c.gives() for c in ic.estimators.all_estimators() if c.__module__.startswith("influence_core.")}
+    explain = {name for name, gives in kinds.items() if "influence" in gives}
+    detect = {name for name, gives in kinds.items() if "mislabel_scores" in gives} - explain
+    shown = [name for name in box.options if name in kinds]
+    assert shown[0] == "tracin"
+    assert set(shown[: len(explain)]) == explain
+    assert set(shown[len(explain) :]) == detect
+
+
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("estimator", ["tracin", "gex", "fvm", "loss"])
 def test_every_page_draws_with_every_estimator(page: str, estimator: str) -> None:
