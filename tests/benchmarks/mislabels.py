@@ -83,8 +83,7 @@ def main(
             if TUNED not in done:
                 for name, result in controls(study):
                     _keep(rows, keep, {"noise": rate, "seed": number, "name": name} | result)
-    for rate in sorted({row["noise"] for row in rows}):
-        table([row for row in rows if row["noise"] == rate], rate)
+    table(rows)
 
 
 def _keep(rows: list[Row], keep: Path | None, row: Row) -> None:
@@ -94,24 +93,36 @@ def _keep(rows: list[Row], keep: Path | None, row: Row) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def table(rows: list[Row], rate: float) -> None:
-    """Print the table of one share of wrong labels, best average precision first."""
+def table(rows: list[Row]) -> None:
+    """Print one table of everything: best mean average precision first, the controls last."""
+    rates = sorted({row["noise"] for row in rows})
     seeds = sorted({row["seed"] for row in rows})
-    typer.echo(f"\n**{rate:.0%} wrong labels**, seeds {', '.join(map(str, seeds))}\n")
-    typer.echo("| estimator | AUC | AP | right after relabelling: all | of the wrong ones | seconds |")
-    typer.echo("|---|---|---|---|---|---|")
+    typer.echo(f"Seeds {', '.join(map(str, seeds))}; mean and 95 % interval over the seeds, in per cent.\n")
+    heads = [f"{rate:.0%} wrong: AUC, AP" for rate in rates] + [f"{rate:.0%}: relabelled right" for rate in rates]
+    typer.echo(f"| estimator | {' | '.join(heads)} | seconds |\n|{'---|' * (len(heads) + 2)}")
     of = {name: [row for row in rows if row["name"] == name] for name in dict.fromkeys(row["name"] for row in rows)}
     ranked = sorted((n for n in of if n not in CONTROLS), key=lambda n: -mean(of[n], "ap"))
     for name in [*ranked, *(c for c in CONTROLS if c in of)]:
-        cells = [interval(of[name], key) for key in ("auc", "ap", "right", "right_corrupted")]
+        at = [[row for row in of[name] if row["noise"] == rate] for rate in rates]
+        cells = [", ".join(filter(None, (interval(part, "auc"), interval(part, "ap")))) for part in at]
+        for part in at:
+            known = [row for row in part if "right" in row]
+            cells.append(f"{mean(known, 'right'):.1f}, {mean(known, 'right_corrupted'):.1f}" if known else "")
         seconds = f"{mean(of[name], 'seconds'):.1f}" if "seconds" in of[name][0] else ""
         title = f"control: {name}" if name in CONTROLS else name
         typer.echo(f"| {title} | {' | '.join(cells)} | {seconds} |")
     for rival in RIVALS:
-        if OURS in of and rival in of:
-            pairs = {row["seed"]: row["ap"] for row in of[rival]}
-            gains = [{"gain": row["ap"] - pairs[row["seed"]]} for row in of[OURS] if row["seed"] in pairs]
-            typer.echo(f"\nAP of {OURS} less that of {rival}, seed by seed: {interval(gains, 'gain')}")
+        for rate in rates:
+            gains = _gains(of, rival, rate)
+            if gains:
+                gain = interval(gains, "gain")
+                typer.echo(f"\nAP of {OURS} less that of {rival}, seed by seed, at {rate:.0%}: {gain}")
+
+
+def _gains(of: dict[str, list[Row]], rival: str, rate: float) -> list[Row]:
+    pairs = {row["seed"]: row["ap"] for row in of.get(rival, []) if row["noise"] == rate}
+    ours = [row for row in of.get(OURS, []) if row["noise"] == rate and row["seed"] in pairs]
+    return [{"gain": row["ap"] - pairs[row["seed"]]} for row in ours]
 
 
 def mean(rows: list[Row], key: str) -> float:
