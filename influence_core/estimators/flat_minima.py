@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from influence_core.errors import InvalidInput
-from influence_core.estimators.base import Estimator
+from influence_core.estimators.validation_tuning import FlatValidationTuned, ValidationTuned
 from influence_core.gradients import inner_products, mean_squares, per_sample_gradients, squared_norms
 from influence_core.progress import track
 from influence_core.study import Study
-from influence_core.training import cosine, shuffled_batches, step
 
 
 @dataclass
-class VM(Estimator):
+class VM(ValidationTuned):
     r"""Influence at a minimum of the validation loss ("flat validation minima", section 3.4, with a plain optimiser).
 
     The model is tuned on the clean validation set to :math:`\tilde\theta`. With the diagonal Fisher matrix P of the
@@ -46,35 +44,18 @@ class VM(Estimator):
     name: ClassVar[str] = "vm"
     title: ClassVar[str] = "VM"
     paper: ClassVar[str] = "flat validation minima, 2025 (plain optimiser)"
-    needs: ClassVar[frozenset[str]] = frozenset({"validation"})
     cost: ClassVar[str] = "steps x batch backward + (V + N) backward; label influence K N"
     reasons: ClassVar[dict[str, str]] = {
         "self_influence": "q measures disagreement with the validation set, not what the image does to itself"
     }
     exempt: ClassVar[dict[str, str]] = {"rotated_inputs": "a diagonal metric belongs to its coordinates"}
 
-    steps: int = 1000
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    batch_size: int = 128
     damping: float = 1e-3
-    batch_statistics: bool = True
-    seed: int = 0
 
     def _check_parameters(self) -> None:
-        if self.steps < 0 or self.batch_size < 2 or self.learning_rate <= 0:
-            raise InvalidInput(
-                f"steps={self.steps}, batch_size={self.batch_size}, learning_rate={self.learning_rate}: steps from 0, "
-                "two samples a batch and a positive learning rate are needed"
-            )
+        super()._check_parameters()
         if self.damping <= 0:
             raise InvalidInput(f"damping is {self.damping}; it divides by P + damping, so it must be above 0")
-        if self._radius() < 0:
-            raise InvalidInput(f"rho is {self._radius()}; it is a radius, so 0 or more")
-
-    def _radius(self) -> float:
-        return 0.0
 
     def _fit(self, study: Study) -> None:
         self.model_ = self._tuned(study)
@@ -88,27 +69,6 @@ class VM(Estimator):
             )
         self.damping_ = self.damping * mean
         self.inverse_fisher_ = {name: 1.0 / (p + self.damping_) for name, p in fisher.items()}
-
-    def _tuned(self, study: Study) -> nn.Module:
-        """The model after tuning on the validation set, in eval mode."""
-        validation = study.split("validation")
-        model = copy.deepcopy(study.model)
-        generator = torch.Generator().manual_seed(self.seed)
-        batches = shuffled_batches(validation, self.batch_size, generator, study.device)
-        base = torch.optim.SGD(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model.train(self.batch_statistics)
-            for i in track(range(self.steps), f"{self.title}: tuning on the validation set"):
-                for group in base.param_groups:
-                    group["lr"] = self.learning_rate * cosine(i / self.steps)
-                step(model, base, study.loss, *next(batches), rho=self._radius())
-        return model.eval()
 
     def _influence(self, test_ids: Tensor) -> Tensor:
         study = self.study_
@@ -130,23 +90,26 @@ class VM(Estimator):
 
 
 @dataclass
-class FVM(VM):
+class FVM(FlatValidationTuned, VM):
     r"""Influence at a *flat* minimum of the validation loss ("flat validation minima", section 3.4).
 
-    As ``VM``, but the model is tuned on the validation set with sharpness-aware minimisation (SAM), which bounds the
-    error of the estimate by the sharpness of the validation loss (eq. 11 and 12). Mislabel score q, influence and
-    label influence are those of ``VM``.
+    As ``VM``, but the model is tuned on the validation set with sharpness-aware minimisation, which bounds the error of
+    the estimate by the sharpness of the validation loss (eq. 11 and 12). Mislabel score q, influence and label
+    influence are those of ``VM``, and so are the arguments that are not named here.
 
     Args:
-        rho: radius of SAM's ascent (gamma in the paper): 0.05 on CIFAR-10N, 0.1 on CIFAR-100N.
+        solver: "sam", or "asam", "fsam" (the best of the paper's Table 12) or "lpf" (its choice for text and images).
+        rho: radius of the ascent (gamma in the paper), which took 0.05 for SAM on CIFAR-10N and 0.1 on CIFAR-100N and
+            does not say what it took for the others. ``None`` for the solver's own default: SAM 0.05, ASAM 0.5,
+            F-SAM 0.2.
+        eta: of ASAM, beside the weights' sizes.
+        sigma: of F-SAM, share of the mean gradient that its ascent leaves out.
+        decay: of F-SAM's moving mean.
+        gamma: of LPF-SGD, noise relative to the filters' norms.
+        parts: of LPF-SGD, parts of a batch with noise of their own; the paper took 1.
     """
 
     name: ClassVar[str] = "fvm"
     title: ClassVar[str] = "FVM"
     paper: ClassVar[str] = "flat validation minima, 2025"
     cost: ClassVar[str] = "2 x steps x batch backward + (V + N) backward; label influence K N"
-
-    rho: float = 0.05
-
-    def _radius(self) -> float:
-        return self.rho

@@ -2,13 +2,21 @@
 
 from influence_core.training.batchnorm import frozen_statistics, norm_layers, refresh_statistics
 from influence_core.training.fit import cosine, fit, shuffled_batches, step
-from influence_core.training.sharpness import SAM, perturbation
+from influence_core.training.sharpness import ASAM, FSAM, LPFSGD, SAM, SharpnessAware, perturbation
+from influence_core.training.solvers import RADII, Sharpness, Solver
 from influence_core.training.trajectory import Checkpoint, Recipe, Trajectory
 
 __all__ = [
+    "ASAM",
+    "FSAM",
+    "LPFSGD",
+    "RADII",
     "SAM",
     "Checkpoint",
     "Recipe",
+    "Sharpness",
+    "SharpnessAware",
+    "Solver",
     "Trajectory",
     "cosine",
     "fit",

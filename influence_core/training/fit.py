@@ -16,13 +16,14 @@ from influence_core.errors import InvalidInput
 from influence_core.losses import Loss, cross_entropy
 from influence_core.progress import track
 from influence_core.training.batchnorm import frozen_statistics
-from influence_core.training.sharpness import SAM
+from influence_core.training.sharpness import SharpnessAware
+from influence_core.training.solvers import Sharpness
 from influence_core.training.trajectory import Checkpoint, Recipe, Trajectory
 
 Augmentation = Callable[[Tensor], Tensor]
 """Changes a batch of inputs [B, ...] while training; torch's global generator drives it, seeded by ``seed``."""
 
-OPTIMIZERS = ("sgd", "sam")
+OPTIMIZERS = ("sgd", "sam", "asam", "fsam", "lpf")
 
 
 def cosine(progress: float) -> float:
@@ -63,7 +64,12 @@ def fit(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     batch_size: int = 128,
-    rho: float = 0.05,
+    rho: float | None = None,
+    eta: float = 0.01,
+    sigma: float = 1.0,
+    decay: float = 0.9,
+    gamma: float = 0.001,
+    parts: int = 1,
     checkpoints: int = 5,
     loss: Loss = cross_entropy,
     augment: Augmentation | None = None,
@@ -74,20 +80,26 @@ def fit(
     Args:
         model: to train, on the device it is on; left in eval mode.
         train: map-style dataset of ``(input tensor, label)``.
-        optimizer: "sgd", or "sam" for sharpness-aware minimisation around SGD.
+        optimizer: "sgd", or a sharpness-aware optimiser around SGD: "sam", "asam", "fsam" or "lpf"; see ``SAM``,
+            ``ASAM``, ``FSAM`` and ``LPFSGD``.
         epochs: passes over ``train``.
         learning_rate: at the start; half a cosine takes it to 0.
         momentum: of SGD.
         weight_decay: lambda of the penalty lambda/2 ||w||^2, on all parameters.
         batch_size: samples per step.
-        rho: radius of SAM's ascent; not used by "sgd".
+        rho: radius of the ascent of "sam", "asam" and "fsam"; by default 0.05, 0.5 and 0.2.
+        eta: of "asam", beside the weights' sizes.
+        sigma: of "fsam", share of the mean gradient that its ascent leaves out.
+        decay: of the moving mean of "fsam".
+        gamma: of "lpf", noise relative to the norms of the filters.
+        parts: of "lpf", parts of a batch with noise of their own.
         checkpoints: how many to keep, evenly spaced, the last one at the end.
         loss: one loss per sample.
         augment: changes a batch of inputs, or ``None``.
         seed: of the order of the batches and of ``augment``.
 
     Returns:
-        The checkpoints, with learning rate and rho.
+        The checkpoints, with learning rate and rho, and a recipe that says which optimiser and which options.
 
     Raises:
         InvalidInput: if an argument makes no sense or the loss stops being finite.
@@ -99,11 +111,13 @@ def fit(
             f"epochs={epochs}, batch_size={batch_size}, checkpoints={checkpoints}: at least one epoch, two samples a "
             "batch, and between one checkpoint and one per epoch are needed"
         )
-    if learning_rate <= 0 or not 0 <= momentum < 1 or weight_decay < 0 or rho < 0:
+    if learning_rate <= 0 or not 0 <= momentum < 1 or weight_decay < 0 or (rho is not None and rho < 0):
         raise InvalidInput(
             f"learning_rate={learning_rate}, momentum={momentum}, weight_decay={weight_decay}, rho={rho}: a learning "
             "rate above 0, a momentum from 0 to below 1, and weight decay and rho from 0 are needed"
         )
+    solver = "sam" if optimizer == "sgd" else optimizer
+    sharpness = Sharpness(solver, 0.0 if optimizer == "sgd" else rho, eta, sigma, decay, gamma, parts)
     data = wrap(train, "train")
     device = next(model.parameters()).device
     if len(data) == 0:
@@ -114,7 +128,7 @@ def fit(
         check_labels(data.labels, outputs.shape[1], data.name, "the model has {} outputs")
     parameters = [p for p in model.parameters() if p.requires_grad]
     base = torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
-    radius = rho if optimizer == "sam" else 0.0
+    descent = sharpness.around(base, model, seed)
     generator = torch.Generator().manual_seed(seed)
     batches = shuffled_batches(data, batch_size, generator, device)
     rest = len(data) % batch_size
@@ -134,47 +148,56 @@ def fit(
                     group["lr"] = rate
                 rate_sum += rate
                 inputs, labels = next(batches)
-                total += step(model, base, loss, augment(inputs) if augment else inputs, labels, radius)
+                total += step(model, descent, loss, augment(inputs) if augment else inputs, labels)
             losses.append(total / per_epoch)
             if not math.isfinite(losses[-1]):
                 raise InvalidInput(f"the loss is {losses[-1]} after epoch {epoch}: lower learning_rate={learning_rate}")
             if epoch in keep:
                 state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-                recorded.append(Checkpoint(epoch * per_epoch, float(epoch), rate, rate_sum, radius, state))
+                recorded.append(Checkpoint(epoch * per_epoch, float(epoch), rate, rate_sum, sharpness.radius, state))
                 rate_sum = 0.0
     model.eval()
-    recipe = Recipe(optimizer, learning_rate, momentum, weight_decay, radius, batch_size, epochs, seed)
+    radius, options = sharpness.radius, sharpness.options()
+    recipe = Recipe(optimizer, learning_rate, momentum, weight_decay, radius, batch_size, epochs, seed, options)
     return Trajectory(recorded, recipe, losses)
 
 
 def step(
-    model: nn.Module, base: torch.optim.Optimizer, loss: Loss, inputs: Tensor, labels: Tensor, rho: float = 0.0
+    model: nn.Module, optimizer: torch.optim.Optimizer | SharpnessAware, loss: Loss, inputs: Tensor, labels: Tensor
 ) -> float:
-    """One optimiser step on one batch, sharpness-aware if ``rho`` is positive.
+    """One optimiser step on one batch.
+
+    Batch normalisation's running statistics move once, in the first pass.
 
     Args:
         model: in the mode the step is to see.
-        base: the optimiser over its parameters.
+        optimizer: over its parameters: one of torch's for a plain step, or a sharpness-aware one. What it remembers
+            (momentum, a moving mean) lives in it, so keep it from step to step.
         loss: one loss per sample.
         inputs: [B, ...].
         labels: [B].
-        rho: radius of the ascent; 0 for a plain step.
 
     Returns:
-        Mean loss of the batch at the weights before the step.
+        Mean loss of the batch at the weights before the step; under ``LPFSGD`` at the noisy weights around them.
     """
-    seen: list[float] = []
+    batch = len(inputs)
+    seen: dict[int, float] = {}
 
-    def gradients(perturbed: bool) -> None:
-        with frozen_statistics(model) if perturbed else nullcontext():
-            value = loss(model(inputs), labels).mean()
-        value.backward()
-        seen.append(float(value.detach()))
+    def gradients(frozen: bool, part: int = 0, parts: int = 1) -> None:
+        count = max(1, min(parts, batch // 2))  # batch normalisation has no variance of one sample
+        if part >= count:
+            return
+        some = slice(part * batch // count, (part + 1) * batch // count)
+        with frozen_statistics(model) if frozen else nullcontext():
+            losses = loss(model(inputs[some]), labels[some])
+        share = losses.mean() if count == 1 else losses.sum() / batch
+        share.backward()
+        seen.setdefault(part, float(share.detach()))
 
-    if rho > 0:
-        SAM(base, rho).step(gradients)
+    if isinstance(optimizer, SharpnessAware):
+        optimizer.step(gradients)
     else:
-        base.zero_grad()
+        optimizer.zero_grad()
         gradients(False)
-        base.step()
-    return seen[0]
+        optimizer.step()
+    return sum(seen.values())

@@ -48,7 +48,19 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the model was trained; influence along the trajectory depends on it."""
+    """How the model was trained; influence along the trajectory depends on it.
+
+    Attributes:
+        optimizer: as in ``influence_core.training.fit``.
+        learning_rate: at the start.
+        momentum: of SGD.
+        weight_decay: lambda of the penalty lambda/2 ||w||^2.
+        rho: radius of the sharpness-aware ascent; 0 where there is none.
+        batch_size: samples per step.
+        epochs: passes over the training set.
+        seed: of the order of the batches.
+        options: further options of the optimiser that had an effect, such as gamma of LPF-SGD.
+    """
 
     optimizer: str = "sgd"
     learning_rate: float = 0.0
@@ -58,10 +70,16 @@ class Recipe:
     batch_size: int = 0
     epochs: int = 0
     seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def facts(self) -> dict[str, Any]:
-        """The recipe as a plain dict."""
-        return asdict(self)
+        """The recipe as a plain dict; without options where there are none, as before there were any."""
+        facts = asdict(self)
+        return facts if self.options else {name: value for name, value in facts.items() if name != "options"}
+
+    def __repr__(self) -> str:
+        """Of the facts, from which fingerprints are made: options that are not there leave no trace in it."""
+        return f"Recipe({', '.join(f'{name}={value!r}' for name, value in self.facts().items())})"
 
 
 class Trajectory(Sequence[Checkpoint]):

@@ -186,7 +186,7 @@ def test_label_influence_at_the_given_label_is_minus_q(small):
 
 
 def test_fvm_without_a_radius_is_vm(small):
-    plain = VM(**{k: v for k, v in made(0.0).get_params().items() if k != "rho"}).fit(small)
+    plain = VM(**{k: v for k, v in made(0.0).get_params().items() if k in VM().get_params()}).fit(small)
     none, some = made(0.0).fit(small), made(0.3).fit(small)
     for method in ("influence", "mislabel_scores", "label_influence"):
         one, two, three = (getattr(e, method)().values for e in (plain, none, some))

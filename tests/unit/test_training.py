@@ -10,7 +10,21 @@ from torch import nn
 
 import influence_core as ic
 from influence_core.errors import InvalidInput
-from influence_core.training import Checkpoint, Trajectory, fit, frozen_statistics, refresh_statistics, step
+from influence_core.losses import cross_entropy
+from influence_core.training import (
+    ASAM,
+    FSAM,
+    LPFSGD,
+    SAM,
+    Checkpoint,
+    Recipe,
+    Sharpness,
+    Trajectory,
+    fit,
+    frozen_statistics,
+    refresh_statistics,
+    step,
+)
 from tests.helpers import LiteralSGD, drawn_batches, images, net, states_equal
 
 
@@ -20,6 +34,7 @@ def test_steps_equal_a_literal_implementation(rho):
     model = net().train()
     literal = copy.deepcopy(model)
     base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.05)
+    optimizer = ic.training.SAM(base, rho) if rho else base
     written_out = LiteralSGD(literal, momentum=0.9, weight_decay=0.05, rho=rho)
     batches = list(itertools.islice(drawn_batches(images(), 8, seed=4), 6))
     for i, (inputs, labels) in enumerate(batches):
@@ -27,7 +42,7 @@ def test_steps_equal_a_literal_implementation(rho):
             group["lr"] = 0.1 / (i + 1)
         with torch.no_grad():
             before = float(nn.functional.cross_entropy(copy.deepcopy(model)(inputs), labels))
-        assert step(model, base, ic.losses.cross_entropy, inputs, labels, rho) == pytest.approx(before, abs=1e-12)
+        assert step(model, optimizer, ic.losses.cross_entropy, inputs, labels) == pytest.approx(before, abs=1e-12)
         written_out.step(inputs, labels, 0.1 / (i + 1))
         assert states_equal(model, literal, 1e-12)
     assert int(model[1].num_batches_tracked) == int(net()[1].num_batches_tracked) + len(batches)
@@ -41,19 +56,66 @@ def test_sam_is_not_plain_descent():
     assert not torch.allclose(plain[0].state["4.weight"], sharp[0].state["4.weight"], atol=1e-6)
 
 
-def test_the_weights_come_back_when_the_second_pass_fails():
+@pytest.mark.parametrize("solver", ["sam", "asam", "fsam", "lpf"])
+def test_the_weights_come_back_when_the_second_pass_fails(solver):
     model = nn.Linear(2, 2)
     before = copy.deepcopy(model)
-    sam = ic.training.SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=1.0)
+    base = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = Sharpness(solver, rho=1.0, gamma=1.0, parts=2).around(base, model)
 
-    def gradients(perturbed):
-        if perturbed:
+    def gradients(frozen, *part):
+        if frozen:
+            assert not states_equal(model, before, 1e-3)
             raise RuntimeError("out of memory")
         model(torch.ones(1, 2)).sum().backward()
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        sam.step(gradients)
+        optimizer.step(gradients)
     assert states_equal(model, before)
+
+
+def test_parts_that_a_batch_is_too_small_for():
+    """Five images make two parts of two and three, weighed by their sizes, however many parts are asked for."""
+    inputs, labels = images().batch(range(5))
+    model = net().train()
+    step(model, LPFSGD(torch.optim.SGD(model.parameters(), lr=0.1), gamma=0.0, parts=8), cross_entropy, inputs, labels)
+    literal = net().train()
+    losses = torch.cat([cross_entropy(literal(inputs[:2]), labels[:2]), cross_entropy(literal(inputs[2:]), labels[2:])])
+    losses.mean().backward()
+    expected = [p.detach() - 0.1 * p.grad for p in literal.parameters()]
+    assert all(torch.allclose(p, e, atol=1e-12) for p, e in zip(model.parameters(), expected, strict=True))
+
+
+def test_the_noise_of_lpf_is_its_own():
+    """Two with one seed draw the same noise, another seed another, and torch's global generator is not asked."""
+    drawn = []
+    for seed in (0, 0, 1):
+        model = net().train()
+        torch.manual_seed(len(drawn))
+        expected = torch.rand(1)
+        torch.manual_seed(len(drawn))
+        optimizer = LPFSGD(torch.optim.SGD(model.parameters(), lr=0.1), gamma=0.5, seed=seed)
+        step(model, optimizer, cross_entropy, *images().batch(range(8)))
+        assert torch.equal(torch.rand(1), expected)
+        drawn.append(model)
+    assert states_equal(drawn[0], drawn[1])
+    assert not states_equal(drawn[0], drawn[2], 1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"gamma": 0.0, "solver": "lpf"}, {"rho": 0.0, "solver": "fsam"}])
+def test_without_radius_or_noise_the_base_is_left(options):
+    model = net()
+    base = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert Sharpness(**({"rho": 0.0} | options)).around(base, model) is base
+
+
+@pytest.mark.parametrize(("solver", "kind", "rho"), [("sam", SAM, 0.05), ("asam", ASAM, 0.5), ("fsam", FSAM, 0.2)])
+def test_each_solver_has_its_own_radius(solver, kind, rho):
+    model = net()
+    optimizer = Sharpness(solver).around(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    assert type(optimizer) is kind
+    assert optimizer.rho == rho == Sharpness(solver).radius
+    assert Sharpness(solver, 0.3).around(torch.optim.SGD(model.parameters(), lr=0.1), model).rho == 0.3
 
 
 def test_a_zero_gradient_gives_no_ascent():
@@ -113,6 +175,46 @@ def test_fit_equals_a_literal_loop(optimizer):
     assert all(torch.equal(v, trajectory[-1].state[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "given", "radius", "options"),
+    [
+        ("asam", {"eta": 0.03}, 0.5, {"eta": 0.03}),
+        ("fsam", {"rho": 0.1, "decay": 0.6}, 0.1, {"sigma": 1.0, "decay": 0.6}),
+        ("lpf", {"gamma": 0.05, "parts": 2}, 0.0, {"gamma": 0.05, "parts": 2}),
+    ],
+)
+def test_fit_with_every_solver_keeps_its_state_and_says_which_it_was(optimizer, given, radius, options, tmp_path):
+    model, trajectory = fitted(optimizer=optimizer, weight_decay=0.01, **given)
+    other = net().train()
+    base = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    made = Sharpness(optimizer, **given).around(base, other, seed=5)
+    batches = drawn_batches(images(n=22), 7, seed=5)
+    for i in range(18):
+        base.param_groups[0]["lr"] = 0.1 * (1 + math.cos(math.pi * i / 18)) / 2
+        step(other, made, cross_entropy, *next(batches))
+    assert states_equal(model, other, 1e-12)
+    recipe = trajectory.recipe
+    assert (recipe.optimizer, recipe.rho, recipe.options) == (optimizer, radius, options)
+    assert {c.rho for c in trajectory} == {radius}
+    study = ic.Study(model, images(n=22), images(n=9, seed=1), trajectory=trajectory)
+    study.save(tmp_path)
+    loaded = ic.Study.load(tmp_path, model=net())
+    assert loaded.trajectory.recipe == recipe
+    assert loaded.trajectory.fingerprint == trajectory.fingerprint
+    assert fitted(optimizer=optimizer, **(given | {"weight_decay": 0.02}))[1].fingerprint != trajectory.fingerprint
+
+
+def test_options_are_part_of_the_fingerprint_only_where_there_are_some():
+    one = Trajectory([checkpoint(1)], Recipe("lpf", options={"gamma": 0.1}))
+    two = Trajectory([checkpoint(1)], Recipe("lpf", options={"gamma": 0.2}))
+    assert one.fingerprint != two.fingerprint
+    assert repr(Recipe("sam", rho=0.1)) == (
+        "Recipe(optimizer='sam', learning_rate=0.0, momentum=0.0, weight_decay=0.0, rho=0.1, batch_size=0, epochs=0, "
+        "seed=0)"
+    )
+    assert "options" not in Recipe().facts()
+
+
 def test_checkpoints_carry_steps_and_learning_rates():
     _, trajectory = fitted(rho=0.2)
     rates = [0.1 * (1 + math.cos(math.pi * i / 18)) / 2 for i in range(18)]
@@ -161,7 +263,11 @@ def test_fit_is_deterministic_and_leaves_global_randomness_alone():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimizer": "adam"}, "no optimizer 'adam'; choose one of sgd, sam"),
+        ({"optimizer": "adam"}, "no optimizer 'adam'; choose one of sgd, sam, asam, fsam, lpf"),
+        ({"optimizer": "lpf", "gamma": -1.0}, "gamma=-1.0"),
+        ({"optimizer": "lpf", "parts": 0}, "parts=0"),
+        ({"optimizer": "asam", "eta": -0.1}, "eta=-0.1"),
+        ({"optimizer": "fsam", "decay": 1.0}, "decay=1.0"),
         ({"epochs": 0}, "epochs=0"),
         ({"batch_size": 1}, "batch_size=1"),
         ({"checkpoints": 7}, "checkpoints=7"),
