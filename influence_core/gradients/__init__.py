@@ -26,6 +26,7 @@ from influence_core.gradients.functions import (
 )
 from influence_core.gradients.guards import check_model
 from influence_core.gradients.metrics import DiagonalMetric, KroneckerFactors, KroneckerMetric, Metric
+from influence_core.gradients.output_gram import output_grams
 from influence_core.gradients.projections import DenseProjection, FactoredProjection, Projection, SketchProjection
 from influence_core.gradients.queries import Queries
 from influence_core.gradients.recording import Recording, record
@@ -68,6 +69,7 @@ __all__ = [
     "inner_products",
     "mean_gradient",
     "mean_squares",
+    "output_grams",
     "per_sample_gradients",
     "project",
     "record",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,7 @@ class Tape:
     _leaves: list[Tensor] = field(default_factory=list)
     _exit: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
-    def __enter__(self) -> Tape:
+    def __enter__(self) -> Self:
         """Freeze, and hook."""
         self._block_of = {name: block for block in self.blocks for name in block}
         with contextlib.ExitStack() as stack:
