@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from influence_core.errors import InvalidInput
+from influence_core.estimators.label_norms import label_norms
 from influence_core.estimators.validation_tuning import FlatValidationTuned, ValidationTuned
 from influence_core.gradients import inner_products, mean_squares, per_sample_gradients, squared_norms
-from influence_core.progress import track
 from influence_core.study import Study
 
 
@@ -37,6 +37,8 @@ class VM(ValidationTuned):
         weight_decay: lambda of the penalty lambda/2 ||w||^2.
         batch_size: samples per step.
         damping: :math:`\lambda` relative to the mean of P; the paper has none, but dead units make P zero.
+        top_labels: how many labels of lowest loss to look at beside the given one, 0 for all; ``None`` for all below 50
+            classes, and else 10. The other labels' influence is below that of all labels looked at.
         batch_statistics: whether batch normalisation uses batch statistics while tuning.
         seed: of the order of the batches.
     """
@@ -44,18 +46,21 @@ class VM(ValidationTuned):
     name: ClassVar[str] = "vm"
     title: ClassVar[str] = "VM"
     paper: ClassVar[str] = "flat validation minima, 2025 (plain optimiser)"
-    cost: ClassVar[str] = "steps x batch backward + (V + N) backward; label influence K N"
+    cost: ClassVar[str] = "steps x batch backward + (V + N) backward; label influence N forward and K N backward"
     reasons: ClassVar[dict[str, str]] = {
         "self_influence": "q measures disagreement with the validation set, not what the image does to itself"
     }
     exempt: ClassVar[dict[str, str]] = {"rotated_inputs": "a diagonal metric belongs to its coordinates"}
 
     damping: float = 1e-3
+    top_labels: int | None = None
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
         if self.damping <= 0:
             raise InvalidInput(f"damping is {self.damping}; it divides by P + damping, so it must be above 0")
+        if self.top_labels is not None and self.top_labels < 0:
+            raise InvalidInput(f"top_labels is {self.top_labels}; it is a number of labels, or 0 for all")
 
     def _fit(self, study: Study) -> None:
         self.model_ = self._tuned(study)
@@ -82,11 +87,10 @@ class VM(ValidationTuned):
 
     def _label_influence(self) -> Tensor:
         study = self.study_
-        columns = []
-        for label in track(range(study.num_classes), f"{self.title}: influence of each label"):
-            labels = torch.full((len(study.train),), label)
-            columns.append(-squared_norms(self.model_, study.loss, study.train, self.inverse_fisher_, labels=labels))
-        return torch.stack(columns, dim=1)
+        norms = label_norms(
+            self.model_, study.loss, study.train, self.inverse_fisher_, study.num_classes, self.top_labels
+        )
+        return -norms.to(next(self.model_.parameters()).dtype)
 
 
 @dataclass
@@ -112,4 +116,4 @@ class FVM(FlatValidationTuned, VM):
     name: ClassVar[str] = "fvm"
     title: ClassVar[str] = "FVM"
     paper: ClassVar[str] = "flat validation minima, 2025"
-    cost: ClassVar[str] = "2 x steps x batch backward + (V + N) backward; label influence K N"
+    cost: ClassVar[str] = "2 x steps x batch backward + (V + N) backward; label influence N forward and K N backward"

@@ -202,3 +202,38 @@ def test_vm_without_steps_stays_at_the_trained_model(small):
 def test_loss(small):
     values = Loss().fit(small).mislabel_scores().values
     assert torch.allclose(values, losses(small, small.model, "train"), rtol=1e-12)
+
+
+def softened(outputs, labels):
+    """A loss that is no cross-entropy and whose labels are not interchangeable."""
+    slopes = torch.tensor([1.0, -2.0, 0.5], dtype=outputs.dtype)[labels]
+    return (outputs.tanh() * slopes[:, None]).exp().sum(1)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(reduction="none"), softened])
+def test_label_influence_of_any_loss_is_that_of_a_sweep_per_label(small, loss):
+    with_loss = small.replaced(loss=loss)
+    estimator = made(0.3, learning_rate=0.01).fit(with_loss)
+    found = estimator.label_influence().values
+    for label in range(3):
+        g = literal_gradients(estimator.model_, loss, small.train, torch.full((24,), label))
+        flat = torch.cat([w.flatten() for w in estimator.inverse_fisher_.values()])
+        assert torch.allclose(found[:, label], -(g.square() @ flat), rtol=1e-8)
+
+
+def test_the_likeliest_labels_alone(small):
+    """The given label and the one of lowest loss are exact; the third gets the lowest influence, and a finite one."""
+    every, some = made(0.3).fit(small), made(0.3, top_labels=1).fit(small)
+    whole, part = every.label_influence().values, some.label_influence().values
+    with torch.no_grad():
+        log_p = every.model_(small.train.batch(range(24))[0]).log_softmax(1)
+    given = small.train.labels
+    for n in range(24):
+        others = [k for k in range(3) if k != int(given[n])]
+        best = max(others, key=lambda k: float(log_p[n, k]))
+        left = next(k for k in others if k != best)
+        for k in (int(given[n]), best):
+            assert torch.allclose(part[n, k], whole[n, k], rtol=1e-10)
+        low, high = sorted([float(whole[n, int(given[n])]), float(whole[n, best])])
+        assert float(part[n, left]) == pytest.approx(2 * low - high, rel=1e-10)
+    assert torch.equal(made(0.3, top_labels=2).fit(small).label_influence().values, whole)
