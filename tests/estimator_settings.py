@@ -12,6 +12,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "gex": {"members": 8, "epochs": 2, "batch_size": 8, "refresh_batches": 3},
     "vm": {"steps": 20, "batch_size": 8},
     "fvm": {"steps": 20, "batch_size": 8},
+    "labelcontrast": {"steps": 20, "batch_size": 8},
+    "tunedloss": {"steps": 20, "batch_size": 8},
     "randproj": {"dim": 32},
     "tracinrp": {"dim": 32},
     "trak": {"dim": 16},

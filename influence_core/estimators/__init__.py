@@ -2,12 +2,13 @@
 
 from influence_core.estimators.arnoldi import Arnoldi
 from influence_core.estimators.base import Estimator
-from influence_core.estimators.controls import Loss
+from influence_core.estimators.controls import Loss, TunedLoss
 from influence_core.estimators.datainf import DataInf
 from influence_core.estimators.ekfac import EKFAC
 from influence_core.estimators.flat_minima import FVM, VM
 from influence_core.estimators.gex import GEX
 from influence_core.estimators.inverse_hessian import ConjugateGradient, LiSSA
+from influence_core.estimators.label_contrast import LabelContrast
 from influence_core.estimators.last_layer import LastLayer
 from influence_core.estimators.projections import TRAK, RandProj, TracInRP
 from influence_core.estimators.registry import all_estimators, available, get
@@ -23,12 +24,14 @@ __all__ = [
     "ConjugateGradient",
     "DataInf",
     "Estimator",
+    "LabelContrast",
     "LastLayer",
     "LiSSA",
     "Loss",
     "RandProj",
     "TracIn",
     "TracInRP",
+    "TunedLoss",
     "all_estimators",
     "available",
     "get",

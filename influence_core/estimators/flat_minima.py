@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from influence_core.errors import InvalidInput
-from influence_core.estimators.label_norms import label_norms
+from influence_core.estimators.label_norms import label_scores, squared_norms_of_labels
 from influence_core.estimators.validation_tuning import FlatValidationTuned, ValidationTuned
 from influence_core.gradients import inner_products, mean_squares, per_sample_gradients, squared_norms
 from influence_core.study import Study
@@ -86,9 +86,10 @@ class VM(ValidationTuned):
         return squared_norms(self.model_, self.study_.loss, self.study_.train, self.inverse_fisher_)
 
     def _label_influence(self) -> Tensor:
-        study = self.study_
-        norms = label_norms(
-            self.model_, study.loss, study.train, self.inverse_fisher_, study.num_classes, self.top_labels
+        study, classes = self.study_, self.study_.num_classes
+        score = squared_norms_of_labels
+        norms = label_scores(
+            self.model_, study.loss, study.train, self.inverse_fisher_, classes, score, self.top_labels
         )
         return -norms.to(next(self.model_.parameters()).dtype)
 

@@ -30,7 +30,9 @@ METHODS = ["influence", "self_influence", "mislabel_scores", "label_influence"]
 GIVES = dict.fromkeys(MADE, METHODS[:3]) | {
     "vm": ["influence", "mislabel_scores", "label_influence"],
     "fvm": ["influence", "mislabel_scores", "label_influence"],
+    "labelcontrast": ["influence", "mislabel_scores", "label_influence"],
     "loss": ["mislabel_scores"],
+    "tunedloss": ["mislabel_scores"],
 }
 
 
