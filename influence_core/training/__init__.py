@@ -1,7 +1,7 @@
 """Fitting a model, sharpness-aware optimisers, and the trajectory of checkpoints."""
 
 from influence_core.training.batchnorm import frozen_statistics, norm_layers, refresh_statistics
-from influence_core.training.fit import cosine, fit, shuffled_batches, step
+from influence_core.training.fit import Watch, cosine, fit, shuffled_batches, step
 from influence_core.training.sharpness import ASAM, FSAM, LPFSGD, SAM, SharpnessAware, perturbation
 from influence_core.training.solvers import RADII, Sharpness, Solver
 from influence_core.training.trajectory import Checkpoint, Recipe, Trajectory
@@ -18,6 +18,7 @@ __all__ = [
     "SharpnessAware",
     "Solver",
     "Trajectory",
+    "Watch",
     "cosine",
     "fit",
     "frozen_statistics",

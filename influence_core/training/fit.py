@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ from influence_core.training.trajectory import Checkpoint, Recipe, Trajectory
 Augmentation = Callable[[Tensor], Tensor]
 """Changes a batch of inputs [B, ...] while training; torch's global generator drives it, seeded by ``seed``."""
 
+Watch = Callable[[Tensor, Tensor, Tensor], object]
+"""Called with each batch: ids int64 [B], the model's outputs on it (detached), labels [B]."""
+
 OPTIMIZERS = ("sgd", "sam", "asam", "fsam", "lpf")
 
 
@@ -31,10 +34,27 @@ def cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+def shuffled_ids(size: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless batches of ids, every pass in a new order; a last batch of one sample is left out.
+
+    Args:
+        size: number of samples.
+        batch_size: of all batches but the last of a pass.
+        generator: of the orders.
+
+    Yields:
+        Ids, int64 [B].
+    """
+    while True:
+        for ids in torch.randperm(size, generator=generator).split(batch_size):
+            if len(ids) > 1 or size == 1:  # batch normalisation has no variance of one sample
+                yield ids
+
+
 def shuffled_batches(
     data: LabelledDataset, batch_size: int, generator: torch.Generator, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches, every pass in a new order; the rest of a pass opens the next batch only in the next pass.
+    """The batches of ``shuffled_ids``, read.
 
     Args:
         data: to draw from.
@@ -45,13 +65,9 @@ def shuffled_batches(
     Yields:
         Inputs and labels.
     """
-    while True:
-        order = torch.randperm(len(data), generator=generator)
-        for ids in order.split(batch_size):
-            if len(ids) == 1 and len(data) > 1:
-                continue  # batch normalisation has no variance of one sample
-            inputs, labels = data.batch(ids)
-            yield inputs.to(device), labels.to(device)
+    for ids in shuffled_ids(len(data), batch_size, generator):
+        inputs, labels = data.batch(ids)
+        yield inputs.to(device), labels.to(device)
 
 
 def fit(
@@ -74,6 +90,8 @@ def fit(
     loss: Loss = cross_entropy,
     augment: Augmentation | None = None,
     seed: int = 0,
+    watch: Watch | None = None,
+    title: str | None = None,
 ) -> Trajectory:
     """Train ``model`` in place with a cosine learning rate and record checkpoints.
 
@@ -97,6 +115,9 @@ def fit(
         loss: one loss per sample.
         augment: changes a batch of inputs, or ``None``.
         seed: of the order of the batches and of ``augment``.
+        watch: called as ``watch(ids, outputs, labels)`` after each step with the outputs of the step's first forward
+            pass, so before the weights change; or ``None``.
+        title: of the progress shown.
 
     Returns:
         The checkpoints, with learning rate and rho, and a recipe that says which optimiser and which options.
@@ -130,7 +151,7 @@ def fit(
     base = torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
     descent = sharpness.around(base, model, seed)
     generator = torch.Generator().manual_seed(seed)
-    batches = shuffled_batches(data, batch_size, generator, device)
+    order = shuffled_ids(len(data), batch_size, generator)
     rest = len(data) % batch_size
     per_epoch = math.ceil(len(data) / batch_size) - (rest == 1 and len(data) > 1)
     keep = {round(epochs * (c + 1) / checkpoints) for c in range(checkpoints)}
@@ -140,15 +161,17 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.train()
-        for epoch in track(range(1, epochs + 1), f"training with {optimizer.upper()}"):
+        for epoch in track(range(1, epochs + 1), title or f"training with {optimizer.upper()}"):
             total = 0.0
             for i in range(per_epoch):
                 rate = learning_rate * cosine(((epoch - 1) * per_epoch + i) / (epochs * per_epoch))
                 for group in base.param_groups:
                     group["lr"] = rate
                 rate_sum += rate
-                inputs, labels = next(batches)
-                total += step(model, descent, loss, augment(inputs) if augment else inputs, labels)
+                ids = next(order)
+                inputs, labels = (part.to(device) for part in data.batch(ids))
+                with _watched(model, watch, ids, labels):
+                    total += step(model, descent, loss, augment(inputs) if augment else inputs, labels)
             losses.append(total / per_epoch)
             if not math.isfinite(losses[-1]):
                 raise InvalidInput(f"the loss is {losses[-1]} after epoch {epoch}: lower learning_rate={learning_rate}")
@@ -160,6 +183,21 @@ def fit(
     radius, options = sharpness.radius, sharpness.options()
     recipe = Recipe(optimizer, learning_rate, momentum, weight_decay, radius, batch_size, epochs, seed, options)
     return Trajectory(recorded, recipe, losses)
+
+
+@contextmanager
+def _watched(model: nn.Module, watch: Watch | None, ids: Tensor, labels: Tensor) -> Iterator[None]:
+    """Show ``watch`` the outputs of the first forward pass inside the ``with`` block."""
+    if watch is None:
+        yield
+        return
+    first: list[Tensor] = []
+    handle = model.register_forward_hook(lambda _, __, out: None if first else first.append(out.detach().clone()))
+    try:
+        yield
+    finally:
+        handle.remove()
+    watch(ids, first[0], labels)
 
 
 def step(

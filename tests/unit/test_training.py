@@ -315,3 +315,27 @@ def test_trajectory_slices_and_fingerprint():
     }
     assert len(prints) == 5
     assert Trajectory([checkpoint(1), two]).fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "sam"])
+def test_watch_sees_each_batch_before_its_step(optimizer):
+    data, seen = images(n=22), []
+    settings = {"epochs": 2, "batch_size": 7, "learning_rate": 0.1, "checkpoints": 1, "momentum": 0.0, "seed": 5}
+    watched = net().train()
+    fit(watched, data, optimizer=optimizer, watch=lambda *batch: seen.append(batch), **settings)
+    assert [len(ids) for ids, _, _ in seen] == [7, 7, 7] * 2  # the one left over is dropped
+    literal = net().train()
+    written_out = LiteralSGD(literal, 0.0, 5e-4, 0.05 if optimizer == "sam" else 0.0)
+    batches = drawn_batches(data, 7, seed=5)
+    for i, (ids, outputs, labels) in enumerate(seen):
+        inputs, drawn = next(batches)
+        assert torch.equal(data.batch(ids)[0], inputs)
+        assert torch.equal(labels, drawn)
+        assert not outputs.requires_grad
+        with torch.no_grad():
+            assert torch.allclose(outputs, copy.deepcopy(literal)(inputs), atol=1e-12)
+        written_out.step(inputs, drawn, 0.1 * (1 + math.cos(math.pi * i / 6)) / 2)
+    plain = net().train()
+    fit(plain, data, optimizer=optimizer, **settings)
+    assert states_equal(watched, plain)
+    assert not watched._forward_hooks
