@@ -2,6 +2,7 @@
 
 from influence_core.training.batchnorm import frozen_statistics, norm_layers, refresh_statistics
 from influence_core.training.fit import Watch, cosine, fit, shuffled_batches, step
+from influence_core.training.fresh import reinitialised, train_fresh
 from influence_core.training.sharpness import ASAM, FSAM, LPFSGD, SAM, SharpnessAware, perturbation
 from influence_core.training.solvers import RADII, Sharpness, Solver
 from influence_core.training.trajectory import Checkpoint, Recipe, Trajectory
@@ -25,6 +26,8 @@ __all__ = [
     "norm_layers",
     "perturbation",
     "refresh_statistics",
+    "reinitialised",
     "shuffled_batches",
     "step",
+    "train_fresh",
 ]
