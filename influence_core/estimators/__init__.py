@@ -2,7 +2,7 @@
 
 from influence_core.estimators.arnoldi import Arnoldi
 from influence_core.estimators.base import Estimator
-from influence_core.estimators.controls import Loss, TunedLoss
+from influence_core.estimators.controls import Loss, Random, TunedLoss
 from influence_core.estimators.datainf import DataInf
 from influence_core.estimators.ekfac import EKFAC
 from influence_core.estimators.flat_minima import FVM, VM
@@ -29,6 +29,7 @@ __all__ = [
     "LiSSA",
     "Loss",
     "RandProj",
+    "Random",
     "TracIn",
     "TracInRP",
     "TunedLoss",

@@ -237,6 +237,11 @@ class Constant(Sound):
         return torch.ones(len(self.rows_))
 
 
+class IgnoresTheStudy(Sound):
+    def _mislabel_scores(self):
+        return torch.arange(len(self.rows_)).double()
+
+
 class Trusting(Sound):
     def _mislabel_scores(self):
         return -super()._mislabel_scores()
@@ -310,6 +315,7 @@ CAUGHT = [
     (Remembers, "fit_again"),
     (TunesItself, "parameters_untouched"),
     (Constant, "not_constant"),
+    (IgnoresTheStudy, "depends_on_the_study"),
     (ChangeForAdding, "parameter_change_against_retraining"),
     (ChangeOfTheMean, "parameter_change_of_a_group"),
     (ChangeWithoutN, "parameter_change_is_the_influence"),

@@ -33,6 +33,7 @@ GIVES = dict.fromkeys(MADE, METHODS[:3]) | {
     "labelcontrast": ["influence", "mislabel_scores", "label_influence"],
     "loss": ["mislabel_scores"],
     "tunedloss": ["mislabel_scores"],
+    "random": ["mislabel_scores"],
 }
 
 
@@ -110,7 +111,8 @@ def test_fitting_another_study_forgets_the_first(small, name):
     other = study(noise=0.5)
     estimator = MADE[name]().fit(other).fit(small)
     assert close(results(estimator), results(MADE[name]().fit(small)))
-    assert not close(results(estimator), results(MADE[name]().fit(other)), 1e-6)
+    same = close(results(estimator), results(MADE[name]().fit(other)), 1e-6)
+    assert same == ("depends_on_the_study" in estimator.exempt)
 
 
 def test_a_failed_fit_leaves_no_half_results(small):
