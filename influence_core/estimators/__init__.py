@@ -4,6 +4,7 @@ from influence_core.estimators.arnoldi import Arnoldi
 from influence_core.estimators.base import Estimator
 from influence_core.estimators.controls import Loss, Random, TunedLoss
 from influence_core.estimators.datainf import DataInf
+from influence_core.estimators.deep_knn import DeepKNN
 from influence_core.estimators.ekfac import EKFAC
 from influence_core.estimators.flat_minima import FVM, VM
 from influence_core.estimators.gex import GEX
@@ -23,6 +24,7 @@ __all__ = [
     "Arnoldi",
     "ConjugateGradient",
     "DataInf",
+    "DeepKNN",
     "Estimator",
     "LabelContrast",
     "LastLayer",

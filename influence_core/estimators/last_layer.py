@@ -17,8 +17,8 @@ from influence_core.curvature import (
     output_hessian,
     unflatten,
 )
-from influence_core.data import LabelledDataset
 from influence_core.errors import NotSupported
+from influence_core.estimators.features import final_linear, layer_inputs
 from influence_core.estimators.hessian_based import HessianBased, check_damping
 from influence_core.gradients import squared_norms
 from influence_core.scores import Coverage
@@ -64,8 +64,8 @@ class LastLayer(HessianBased):
         check_damping(self.damping)
 
     def _fit(self, study: Study) -> None:
-        self.path_ = _last_layer(study)
-        self.features_ = _features(study, self.path_, study.train)
+        self.path_ = self._layer(study)
+        self.features_ = layer_inputs(study.model, self.path_, study.train)
         layer = study.model.get_submodule(self.path_)
         size = sum(p.numel() for p in layer.parameters() if p.requires_grad)
         self.residual_ = 0.0
@@ -84,6 +84,17 @@ class LastLayer(HessianBased):
                 "above 0, or a study with weight decay"
             )
         self.factor_ = factor
+
+    def _layer(self, study: Study) -> str:
+        path = final_linear(study)
+        if path is None:
+            raise NotSupported(
+                f"the model {type(study.model).__name__} does not end in a linear layer of its own whose output is the "
+                "logits; ConjugateGradient, EKFAC and Arnoldi take any model"
+            )
+        if not study.model.get_parameter(f"{path}.weight".lstrip(".")).requires_grad:
+            raise NotSupported(f"the last layer {path!r} is frozen: call requires_grad_(True) on its weight")
+        return path
 
     def _dense(self, study: Study, layer: nn.Module) -> Tensor:
         """H without shifts, float64, in the order of the layer's parameters: weight row by row, then bias."""
@@ -115,7 +126,7 @@ class LastLayer(HessianBased):
         chosen = data if ids is None else data.subset(ids)
         if split == "train":
             return (self.features_ if ids is None else self.features_[ids], chosen.labels)
-        return _features(self.study_, self.path_, chosen), chosen.labels
+        return layer_inputs(self.study_.model, self.path_, chosen), chosen.labels
 
     def _solve(self, vectors: Vectors) -> Vectors:
         shapes = {name: tuple(v.shape[1:]) for name, v in vectors.items()}
@@ -161,56 +172,3 @@ class LastLayer(HessianBased):
             "residual": self.residual_,
             "layer": self.path_,
         }
-
-
-def _last_layer(study: Study) -> str:
-    """The linear layer whose output is the model's.
-
-    Args:
-        study: with the model.
-
-    Returns:
-        Its name.
-
-    Raises:
-        NotSupported: if there is none, or it is frozen.
-    """
-    model = study.model
-    inputs, _ = study.train.batch([0])
-    seen: list[tuple[str, Tensor, int]] = []
-    handles = [
-        module.register_forward_hook(
-            lambda _, args, output, name=name: seen.append((name, output, args[0].dim() if args else 0))
-        )
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
-    try:
-        with torch.no_grad():
-            outputs = model(inputs.to(study.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    ends = [name for name, output, axes in seen if axes == 2 and torch.equal(output, outputs)]
-    if not ends or [name for name, _, _ in seen].count(ends[-1]) > 1:
-        raise NotSupported(
-            f"the model {type(model).__name__} does not end in a linear layer of its own whose output is the logits; "
-            "ConjugateGradient, EKFAC and Arnoldi take any model"
-        )
-    if not model.get_parameter(f"{ends[-1]}.weight".lstrip(".")).requires_grad:
-        raise NotSupported(f"the last layer {ends[-1]!r} is frozen: call requires_grad_(True) on its weight")
-    return ends[-1]
-
-
-@torch.no_grad()
-def _features(study: Study, path: str, data: LabelledDataset) -> Tensor:
-    """Inputs of the layer, [n, d]."""
-    found: list[Tensor] = []
-    layer = study.model.get_submodule(path)
-    handle = layer.register_forward_pre_hook(lambda _, args: found.append(args[0]))
-    try:
-        for ids in torch.arange(len(data)).split(_BATCH):
-            study.model(data.batch(ids)[0].to(study.device))
-    finally:
-        handle.remove()
-    return torch.cat(found)

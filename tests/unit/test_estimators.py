@@ -31,6 +31,7 @@ GIVES = dict.fromkeys(MADE, METHODS[:3]) | {
     "vm": ["influence", "mislabel_scores", "label_influence"],
     "fvm": ["influence", "mislabel_scores", "label_influence"],
     "labelcontrast": ["influence", "mislabel_scores", "label_influence"],
+    "deepknn": ["mislabel_scores", "label_influence"],
     "loss": ["mislabel_scores"],
     "tunedloss": ["mislabel_scores"],
     "random": ["mislabel_scores"],
