@@ -14,9 +14,11 @@ from influence_core.estimators.last_layer import LastLayer
 from influence_core.estimators.projections import TRAK, RandProj, TracInRP
 from influence_core.estimators.registry import all_estimators, available, get
 from influence_core.estimators.tracin import TracIn
+from influence_core.estimators.training_dynamics import EL2N, Forgetting
 
 __all__ = [
     "EKFAC",
+    "EL2N",
     "FVM",
     "GEX",
     "TRAK",
@@ -26,6 +28,7 @@ __all__ = [
     "DataInf",
     "DeepKNN",
     "Estimator",
+    "Forgetting",
     "LabelContrast",
     "LastLayer",
     "LiSSA",

@@ -32,6 +32,8 @@ GIVES = dict.fromkeys(MADE, METHODS[:3]) | {
     "fvm": ["influence", "mislabel_scores", "label_influence"],
     "labelcontrast": ["influence", "mislabel_scores", "label_influence"],
     "deepknn": ["mislabel_scores", "label_influence"],
+    "el2n": ["mislabel_scores"],
+    "forgetting": ["mislabel_scores"],
     "loss": ["mislabel_scores"],
     "tunedloss": ["mislabel_scores"],
     "random": ["mislabel_scores"],
