@@ -20,6 +20,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "conjugategradient": {"tolerance": 1e-9, "damping": 1.0},
     "lissa": {"steps": 10},
     "arnoldi": {"rank": 10, "steps": 30},
+    "confidentlearning": {"folds": 4},
     "el2n": {"runs": 2},
 }
 

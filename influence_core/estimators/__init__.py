@@ -2,6 +2,7 @@
 
 from influence_core.estimators.arnoldi import Arnoldi
 from influence_core.estimators.base import Estimator
+from influence_core.estimators.confident_learning import ConfidentLearning
 from influence_core.estimators.controls import Loss, Random, TunedLoss
 from influence_core.estimators.datainf import DataInf
 from influence_core.estimators.deep_knn import DeepKNN
@@ -24,6 +25,7 @@ __all__ = [
     "TRAK",
     "VM",
     "Arnoldi",
+    "ConfidentLearning",
     "ConjugateGradient",
     "DataInf",
     "DeepKNN",

@@ -31,6 +31,7 @@ GIVES = dict.fromkeys(MADE, METHODS[:3]) | {
     "vm": ["influence", "mislabel_scores", "label_influence"],
     "fvm": ["influence", "mislabel_scores", "label_influence"],
     "labelcontrast": ["influence", "mislabel_scores", "label_influence"],
+    "confidentlearning": ["mislabel_scores", "label_influence"],
     "deepknn": ["mislabel_scores", "label_influence"],
     "el2n": ["mislabel_scores"],
     "forgetting": ["mislabel_scores"],
