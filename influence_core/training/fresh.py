@@ -39,7 +39,7 @@ def reinitialised(model: nn.Module, seed: int) -> nn.Module:
     fresh = copy.deepcopy(model)
     kept = {name: tensor.clone() for name, tensor in _frozen(model).items()}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # that of the CPU; those of other devices are left alone
         rebuilt = _rebuilt(model)
         if rebuilt is not None:
             fresh.load_state_dict(rebuilt.state_dict())
