@@ -29,7 +29,9 @@ class ConfidentLearning(FromScratch):
 
     in 0 to 1, which is 1 less cleanlab's label quality "self_confidence"; for the other two methods s is likewise one
     less cleanlab's quality. Large: probably mislabelled. The label influence is :math:`\log p` [N, K] in nats, out of
-    fold: its argmax is what the model that never saw the image's label predicts.
+    fold: its argmax is what a model predicts that never saw the image's label. Such a suggestion holds where the
+    study's own model has memorised its labels and repeats them; where it has not, its own prediction is the better
+    one, made by a model of all images.
 
     **Every** image is scored out of its own fold. The code of the GEX comparison scores the last fold alone, and gives
     the rest a constant; with a perfect detector that leaves an AUC of 0.87, and its rows for this method show it.

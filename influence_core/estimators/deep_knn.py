@@ -41,7 +41,8 @@ class DeepKNN(Estimator):
 
     Args:
         k: number of neighbours; N/K by default.
-        layer: "logits" as in the code of the GEX comparison, or "penultimate": what goes into the last linear layer.
+        layer: "penultimate", what goes into the last linear layer, or "logits" as in the code of the GEX comparison.
+            Logits follow the given labels sooner: with memorised labels each class lies on a heap of its own.
         last: C, how many of the last checkpoints are looked at.
     """
 
@@ -55,14 +56,14 @@ class DeepKNN(Estimator):
     )
 
     k: int | None = None
-    layer: Literal["logits", "penultimate"] = "logits"
+    layer: Literal["penultimate", "logits"] = "penultimate"
     last: int = 5
 
     def _check_parameters(self) -> None:
         if self.k is not None and self.k < 1:
             raise InvalidInput(f"k is {self.k}; at least one neighbour has to vote, or None for N/K")
         if self.layer not in ("logits", "penultimate"):
-            raise InvalidInput(f"layer is {self.layer!r}; choose 'logits' or 'penultimate'")
+            raise InvalidInput(f"layer is {self.layer!r}; choose 'penultimate' or 'logits'")
         if self.last < 1:
             raise InvalidInput(f"last is {self.last}; at least one checkpoint has to be looked at")
 

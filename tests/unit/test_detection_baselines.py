@@ -45,7 +45,7 @@ def wrong(values, data) -> float:
         (ConfidentLearning, {"epochs": 0}, "epochs is 0"),
         (DeepKNN, {"k": 0}, "k is 0"),
         (DeepKNN, {"last": 0}, "last is 0"),
-        (DeepKNN, {"layer": "features"}, "layer is 'features'; choose 'logits' or 'penultimate'"),
+        (DeepKNN, {"layer": "features"}, "layer is 'features'; choose 'penultimate' or 'logits'"),
     ],
 )
 def test_parameters_are_checked(cls, given, words):
@@ -109,7 +109,7 @@ def test_a_model_that_cannot_be_drawn_again_is_refused(small):
     odd = ic.Study(Odd(), small.train, small.test)
     with pytest.raises(NotSupported, match=r"Odd with the parameter 'shift'"):
         EL2N().fit(odd)
-    assert len(DeepKNN().fit(odd).mislabel_scores().values) == 24
+    assert len(DeepKNN(layer="logits").fit(odd).mislabel_scores().values) == 24
 
 
 # --- forgetting
@@ -186,10 +186,10 @@ def test_neighbour_refusals(small):
     DeepKNN(k=23).fit(small)
     softmax = nn.Sequential(net(), nn.LogSoftmax(1))
     with pytest.raises(NotSupported, match=r"does not end in a linear layer.*layer='logits' takes any"):
-        DeepKNN(layer="penultimate").fit(ic.Study(softmax, small.train, small.test))
+        DeepKNN().fit(ic.Study(softmax, small.train, small.test))
     frozen = ic.Study(net(), small.train, small.test)
     frozen.model[4].requires_grad_(False)
-    DeepKNN(layer="penultimate").fit(frozen)  # nothing is learned in the layer, only read
+    DeepKNN().fit(frozen)  # nothing is learned in the layer, only read
 
 
 # --- confident learning
