@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -49,9 +49,15 @@ class KroneckerInverse:
     ) -> KroneckerInverse:
         """Invert; ``damping`` is relative to the mean of each layer's (or other parameter's) eigenvalues."""
         added = {name: damping * float(values.mean()) for name, values in {**eigenvalues, **diagonal}.items()}
-        inverse = {name: _inverted(v, added[name] + weight_decay, ROUNDING) for name, v in eigenvalues.items()}
-        outside = {name: _inverted(v, added[name] + weight_decay, 0.0) for name, v in diagonal.items()}
+        inverse = {name: inverted(v, added[name] + weight_decay, ROUNDING) for name, v in eigenvalues.items()}
+        outside = {name: inverted(v, added[name] + weight_decay, 0.0) for name, v in diagonal.items()}
         return cls(tuple(layers), dict(rotations), inverse, outside, added)
+
+    @property
+    def kronecker_share(self) -> float:
+        """Share of the parameters that is in Kronecker blocks."""
+        inside, outside = (sum(v.numel() for v in some.values()) for some in (self.inverse, self.diagonal))
+        return inside / (inside + outside)
 
     def apply(self, vectors: Mapping[str, Tensor]) -> Vectors:
         """The inverse times stacked vectors, parameter name -> ``[R, *shape]``."""
@@ -65,6 +71,18 @@ class KroneckerInverse:
         for name, inverse in self.diagonal.items():
             found[name] = vectors[name] * inverse.to(vectors[name])
         return {name: found[name] for name in vectors}
+
+    def root(self) -> KroneckerInverse:
+        """The symmetric square root: applied to standard normal vectors it gives draws with this covariance.
+
+        Unlike the rotated root ``Q_S [V * sqrt(inverse)] Q_A'``, which has the same law, it does not depend on the
+        signs of eigenvectors and on the basis of an eigenspace: equal vectors give equal draws.
+
+        Returns:
+            The root.
+        """
+        inverse = {name: values.sqrt() for name, values in self.inverse.items()}
+        return replace(self, inverse=inverse, diagonal={name: v.sqrt() for name, v in self.diagonal.items()})
 
     def metric(self) -> KroneckerNorms:
         """For ``squared_norms(model, loss, data, metric)``: ``g' H^-1 g`` of every sample."""
@@ -115,8 +133,17 @@ class KroneckerNorms:
         return total
 
 
-def _inverted(values: Tensor, shift: float, rounding: float) -> Tensor:
-    """``1 / (values + shift)``; without a shift, values up to ``rounding`` of the largest are zero and stay zero."""
+def inverted(values: Tensor, shift: float, rounding: float) -> Tensor:
+    """Eigenvalues of the inverse.
+
+    Args:
+        values: Eigenvalues.
+        shift: What is added to them.
+        rounding: Without a shift, values up to so much of the largest are zero and stay zero.
+
+    Returns:
+        ``1 / (values + shift)``.
+    """
     if shift > 0:
         return 1.0 / (values + shift)
     kept = values > rounding * values.max()

@@ -99,8 +99,7 @@ class Operator(ABC):
             ``[R, P]``.
         """
         shift = self.weight_decay + self.damping
-        stacked = unflatten(rows.detach().to(self.parameters[0]), self.shapes)
-        vectors = [[v[r] for v in stacked.values()] for r in range(len(rows))]
+        vectors = self._by_vector(rows)
         total = torch.zeros_like(rows)
         with _second_order(self.model):
             for ids, inputs, labels in self._batches():
@@ -122,6 +121,11 @@ class Operator(ABC):
         """The matrix itself, ``[P, P]``: for small models and for tests."""
         first = self.parameters[0]
         return self(torch.eye(self.size, device=first.device, dtype=first.dtype))
+
+    def _by_vector(self, rows: Tensor) -> list[list[Tensor]]:
+        """Each vector by parameter."""
+        stacked = unflatten(rows.detach().to(self.parameters[0]), self.shapes)
+        return [[v[r] for v in stacked.values()] for r in range(len(rows))]
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for begin in range(0, len(self._samples), self._batch_size):
@@ -154,16 +158,37 @@ class GaussNewton(Operator):
     the outputs are linear in the parameters, and to the Fisher matrix for cross-entropy.
     """
 
-    def _products(
-        self, ids: Tensor, inputs: Tensor, labels: Tensor, vectors: Sequence[Sequence[Tensor]]
-    ) -> Iterator[Sequence[Tensor | None]]:
+    def output_changes(self, rows: Tensor) -> Tensor:
+        """To first order, how the outputs change along R vectors: :math:`J_n` times each of them.
+
+        Args:
+            rows: ``[R, P]``.
+
+        Returns:
+            ``[R, N, K]``.
+        """
+        vectors = self._by_vector(rows)
+        parts = []
+        with _second_order(self.model):
+            for _, inputs, _ in self._batches():
+                outputs, changes = self._along(inputs, vectors)
+                parts.append(torch.stack([outputs.new_zeros(outputs.shape) if c is None else c for c in changes]))
+        return torch.cat(parts, dim=1)
+
+    def _along(self, inputs: Tensor, vectors: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Iterator[Tensor | None]]:
+        """A batch's outputs, and for every vector J times it; None where no output depends on a parameter."""
         outputs = self.model(inputs)
         if outputs.dim() != 2:
             raise InvalidInput(f"the model gives outputs {tuple(outputs.shape)}, expected [samples, classes]")
-        dummy = torch.zeros_like(outputs, requires_grad=True)  # J w, differentiated in w, is J' and so gives J v
+        dummy = torch.zeros_like(outputs, requires_grad=True)  # J' w, differentiated in w, is J' and so gives J v
         transposed = torch.autograd.grad(outputs, self.parameters, dummy, create_graph=True, allow_unused=True)
-        for vector in vectors:
-            (change,) = _differentiated(transposed, [dummy], vector)
+        return outputs, (_differentiated(transposed, [dummy], vector)[0] for vector in vectors)
+
+    def _products(
+        self, ids: Tensor, inputs: Tensor, labels: Tensor, vectors: Sequence[Sequence[Tensor]]
+    ) -> Iterator[Sequence[Tensor | None]]:
+        outputs, changes = self._along(inputs, vectors)
+        for change in changes:
             if change is None:
                 yield [None] * len(self.parameters)
                 continue

@@ -73,10 +73,9 @@ class EKFAC(HessianBased):
         return self._self_influence()
 
     def _facts(self) -> dict[str, Any]:
-        inside = {name for layer in self.kfac_.layers for name in layer.names}
-        sizes = {name: p.numel() for name, p in self.study_.model.named_parameters() if p.requires_grad}
+        inverse = self._inverse()
         return {
-            "damping": dict(self._inverse().damping),
+            "damping": dict(inverse.damping),
             "weight_decay": self.study_.weight_decay,
-            "kronecker_share": sum(n for name, n in sizes.items() if name in inside) / sum(sizes.values()),
+            "kronecker_share": inverse.kronecker_share,
         }
