@@ -10,6 +10,7 @@ from influence_core.estimators import Estimator
 
 QUICK: dict[str, dict[str, Any]] = {
     "gex": {"members": 8, "epochs": 2, "batch_size": 8, "refresh_batches": 3},
+    "gexlinear": {"members": 8, "epochs": 2, "batch_size": 8, "refresh_batches": 3},
     "vm": {"steps": 20, "batch_size": 8},
     "fvm": {"steps": 20, "batch_size": 8},
     "labelcontrast": {"steps": 20, "batch_size": 8},

@@ -8,9 +8,10 @@ from influence_core.estimators.datainf import DataInf
 from influence_core.estimators.deep_knn import DeepKNN
 from influence_core.estimators.ekfac import EKFAC
 from influence_core.estimators.flat_minima import FVM, VM
-from influence_core.estimators.gex import GEX
+from influence_core.estimators.gex import GEX, GEXLinear
 from influence_core.estimators.inverse_hessian import ConjugateGradient, LiSSA
 from influence_core.estimators.label_contrast import LabelContrast
+from influence_core.estimators.laplace import Laplace
 from influence_core.estimators.last_layer import LastLayer
 from influence_core.estimators.projections import TRAK, RandProj, TracInRP
 from influence_core.estimators.registry import all_estimators, available, get
@@ -31,7 +32,9 @@ __all__ = [
     "DeepKNN",
     "Estimator",
     "Forgetting",
+    "GEXLinear",
     "LabelContrast",
+    "Laplace",
     "LastLayer",
     "LiSSA",
     "Loss",
