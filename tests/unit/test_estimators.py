@@ -13,7 +13,7 @@ import torch
 
 import influence_core as ic
 from influence_core.errors import InvalidInput, NotFitted, NotSupported
-from influence_core.estimators import FVM, GEX, VM, TracIn
+from influence_core.estimators import FVM, GEX, VM, GEXLinear, Laplace, TracIn
 from influence_core.gradients import (
     check_model,
     inner_products,
@@ -238,6 +238,18 @@ def test_what_a_study_lacks_is_named(small, name, lacking, others):
         (lambda: GEX(refresh_batches=0), "refresh_batches=0"),
         (lambda: GEX(loss_floor=-1), "loss_floor is -1"),
         (lambda: GEX(floor_sides="top"), "floor_sides is 'top'"),
+        (lambda: GEX(schedule="linear"), "schedule is 'linear'"),
+        (lambda: GEX(clip=0.0), "clip is 0.0"),
+        (lambda: GEX(tune_on="test"), "tune_on is 'test'"),
+        (lambda: GEX(detect_by="test"), "detect_by is 'test'"),
+        (lambda: GEXLinear(members=0), "members=0"),
+        (lambda: Laplace(structure="dense"), "structure is 'dense'"),
+        (lambda: Laplace(curvature="fisher"), "curvature is 'fisher'"),
+        (lambda: Laplace(curvature="hessian"), "structure='kfac' is of the Fisher matrix"),
+        (lambda: Laplace(samples=0), "samples=0"),
+        (lambda: Laplace(scale=0.0), "scale=0.0"),
+        (lambda: Laplace(damping=-1.0), "damping is -1.0"),
+        (lambda: Laplace(loss_floor=-1.0), "loss_floor is -1.0"),
         (lambda: FVM(steps=-1), "steps=-1"),
         (lambda: FVM(learning_rate=0), "learning_rate=0"),
         (lambda: FVM(damping=0), "damping is 0"),
