@@ -180,10 +180,13 @@ class GEXLinear(GeometricEnsemble):
               h(z, z') = g_{z'}^\top\Big[\tfrac1M\sum_m (\theta_m - \theta^*)(\theta_m - \theta^*)^\top\Big] g_z .
 
     Positive is helpful. This is bilinear in the gradients, so Proposition 3.1 applies: self-influence is a quadratic
-    form of rank at most M, and right and wrong labels share one mode as far as gradients look Gaussian. (The
-    proposition says less than it seems to: a quadratic form of a Gaussian that is not centred at zero can have two
-    modes.) An image that the model is certain of has no gradient, so no change, however far the members
-    go. Expect it near random projections, and well below ``GEX``; it is here to show what the linearisation loses.
+    form of rank at most M, and has one mode as far as gradients look Gaussian. (The proposition says less than it seems
+    to: a quadratic form of a Gaussian that is not centred at zero can have two modes, and gradients of right and
+    wrong labels need not be one Gaussian.) What is lost: an image that the model is certain of has no gradient, so no
+    change, however far the members go and although they may forget it. Expect scores well below those of ``GEX`` for
+    a model that has memorised its wrong labels, and close to them where training stopped before, as for the bundled
+    digits.
+
     Running statistics of batch normalisation have no gradient: they stay those of the trained model, as in
     the gradients. There is no loss floor, since a linearised loss has no zero.
 
