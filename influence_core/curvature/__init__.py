@@ -9,6 +9,7 @@ Fisher matrix; and the sweep of ``influence_core.gradients`` already hands out, 
 gradients that EK-FAC's eigenvalues and several uses of one module need.
 """
 
+from influence_core.curvature.ascent import Ascent, check_radius
 from influence_core.curvature.kfac import KFAC, Eigenbasis
 from influence_core.curvature.kronecker import Layer
 from influence_core.curvature.kronecker_inverse import KroneckerInverse
@@ -20,6 +21,7 @@ from influence_core.curvature.vectors import Shapes, Vectors, flatten, unflatten
 
 __all__ = [
     "KFAC",
+    "Ascent",
     "Draw",
     "Eigenbasis",
     "Eigenpairs",
@@ -35,6 +37,7 @@ __all__ = [
     "Solution",
     "Vectors",
     "at_outputs",
+    "check_radius",
     "conjugate_gradient",
     "flatten",
     "gmres",

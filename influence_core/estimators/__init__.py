@@ -15,6 +15,8 @@ from influence_core.estimators.laplace import Laplace
 from influence_core.estimators.last_layer import LastLayer
 from influence_core.estimators.projections import TRAK, RandProj, TracInRP
 from influence_core.estimators.registry import all_estimators, available, get
+from influence_core.estimators.sam_trajectory import SAMGIF
+from influence_core.estimators.sharpness_aware import SAMHIF, SAMIF
 from influence_core.estimators.tracin import TracIn
 from influence_core.estimators.training_dynamics import EL2N, Forgetting
 
@@ -23,6 +25,9 @@ __all__ = [
     "EL2N",
     "FVM",
     "GEX",
+    "SAMGIF",
+    "SAMHIF",
+    "SAMIF",
     "TRAK",
     "VM",
     "Arnoldi",

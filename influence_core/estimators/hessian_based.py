@@ -38,6 +38,7 @@ class HessianBased(Estimator):
 
     scales: ClassVar[dict[str, Scale]] = {"influence": "nats", "self_influence": "nats"}
     reasons: ClassVar[dict[str, str]] = {"label_influence": "it explains the labels that were trained on"}
+    solve_bytes: ClassVar[int] = SOLVE_BYTES
 
     @abstractmethod
     def _solve(self, vectors: Vectors) -> Vectors:
@@ -89,7 +90,7 @@ class HessianBased(Estimator):
         """Gradients of some samples, and the same solved, a block at a time."""
         parameters = [p for p in self._model().parameters() if p.requires_grad]
         row = sum(p.numel() * p.element_size() for p in parameters)
-        for some in track(list(ids.split(max(1, SOLVE_BYTES // row))), what):
+        for some in track(list(ids.split(max(1, self.solve_bytes // row))), what):
             gradients = per_sample_gradients(self._model(), self.study_.loss, self._samples(split, some))
             yield gradients, self._solve(gradients)
 

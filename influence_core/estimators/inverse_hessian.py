@@ -60,22 +60,37 @@ class _Iterative(HessianBased):
     def _solve(self, vectors: Vectors) -> Vectors:
         product = self._operator(self.study_)
         solution = self._run(product, flatten(vectors, product.shapes))
-        self.solved_ = {
-            "residual": float(solution.residuals.max()),
-            "iterations": solution.iterations,
-            "converged": bool(solution.converged.all()),
-        }
+        self._note(solution)
         return unflatten(solution.x, product.shapes)
+
+    def _note(self, solution: Solution) -> None:
+        """Keep the worst of all blocks that are solved for one result."""
+        before = self.solved_
+        self.solved_ = {
+            "residual": max(float(solution.residuals.max()), before.get("residual", 0.0)),
+            "iterations": max(solution.iterations, before.get("iterations", 0)),
+            "converged": bool(solution.converged.all()) and before.get("converged", True),
+        }
 
     @abstractmethod
     def _run(self, product: Product, right: Tensor) -> Solution:
         """Solve for rows [R, P]."""
 
+    def _influence(self, test_ids: Tensor) -> Tensor:
+        self.solved_ = {}
+        return super()._influence(test_ids)
+
     def _self_influence(self) -> Tensor:
+        self.solved_ = {}
         return self._self_by_solving()
 
     def _mislabel_scores(self) -> Tensor:
+        self.solved_ = {}
         return self._against_validation()
+
+    def _parameter_change(self, train_ids: Tensor) -> dict[str, Tensor]:
+        self.solved_ = {}
+        return super()._parameter_change(train_ids)
 
     def _facts(self) -> dict[str, Any]:
         return {"damping": self.damping_, "weight_decay": self.study_.weight_decay, **self.solved_}
