@@ -19,8 +19,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "tracinrp": {"dim": 32},
     "trak": {"dim": 16},
     "conjugategradient": {"tolerance": 1e-9, "damping": 1.0},
-    "samif": {"tolerance": 1e-9, "damping": 1.0},
-    "samhif": {"tolerance": 1e-9, "damping": 1.0},
+    "samif": {"tolerance": 1e-9, "damping": 1.0, "rho": 0.02},  # the convex study was trained without an ascent
+    "samhif": {"tolerance": 1e-9, "damping": 1.0, "rho": 0.005},
+    "samgif": {"rho": 0.02},
     "lissa": {"steps": 10},
     "arnoldi": {"rank": 10, "steps": 30},
     "confidentlearning": {"folds": 4},

@@ -1,8 +1,8 @@
 """Editing a SAM-trained network: what removing training images by a change of the weights does to the test set.
 
-Run ``python -m tests.benchmarks.sam_editing``; the defaults take two to three minutes on one core. Beside each edit stand
-the model without any edit and the model retrained without the images. The best damping is not known beforehand: judge it
-by the column of the validation set, which is clean, and not by the test set.
+Run ``python -m tests.benchmarks.sam_editing``; the defaults take two to three minutes on one core. Beside each edit
+stand the model without any edit and the model retrained without the images. The best damping is not known beforehand:
+judge it by the column of the validation set, which is clean, and not by the test set.
 """
 
 from __future__ import annotations
