@@ -19,7 +19,7 @@ from influence_core.scores import MEANING, Coverage
 from influence_core.study import Study
 from influence_core.testing.checks import CHECKS, Subject, check
 from influence_core.testing.problems import network_study
-from influence_core.testing.tools import assert_same, changed, refused, results, snapshot, values
+from influence_core.testing.tools import assert_same, changed, outcomes, refused, results, snapshot, values
 
 _FACTS = ("estimator", "parameters", "study", "seconds", "fit_seconds", "peak_memory_mib", "residual")
 
@@ -105,7 +105,7 @@ def study_untouched(subject: Subject) -> None:
     estimator = subject.make().fit(study)
     after_fit = changed(before, snapshot(study))
     assert not after_fit, f"fit changed {', '.join(after_fit[:4])}"
-    results(estimator)
+    outcomes(estimator)
     after = changed(before, snapshot(study))
     assert not after, f"scoring changed {', '.join(after[:4])}"
 
@@ -115,7 +115,7 @@ def parameters_untouched(subject: Subject) -> None:
     """Hyper-parameters are as the constructor got them; what is learned ends in an underscore."""
     fresh, fitted = subject.make(), subject.make()
     fitted.fit(network_study())
-    results(fitted)
+    outcomes(fitted)
     assert fitted.get_params() == fresh.get_params(), f"{fresh.get_params()} became {fitted.get_params()}"
     new = [name for name in vars(fitted) if name not in vars(fresh) and not name.endswith("_")]
     assert not new, f"the learned attribute {new[0]!r} does not end in an underscore, so that fit will not forget it"
@@ -204,7 +204,7 @@ def save_and_load(subject: Subject) -> None:
     """A saved estimator gives the same scores, holds no pickle, and refuses another study."""
     study = network_study()
     estimator = subject.make().fit(study)
-    before = values(estimator)
+    before = outcomes(estimator)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "estimator.safetensors"
         refused(lambda: subject.make().save(path), NotFitted, "saving before fit")
@@ -212,7 +212,7 @@ def save_and_load(subject: Subject) -> None:
         load_tensors(path)  # a file that safetensors reads holds numbers and text alone
         loaded = type(estimator).load(path, network_study())
         assert loaded.get_params() == estimator.get_params(), f"loaded with {loaded.get_params()}"
-        assert_same(values(loaded), before, 1e-12, "the estimator was saved and loaded")
+        assert_same(outcomes(loaded), before, 1e-12, "the estimator was saved and loaded")
         other = network_study(seed=1)
         message = refused(lambda: type(estimator).load(path, other), StaleResult, "loading with another study")
         assert "fit" in message, f"loading with another study does not say what to do: {message}"

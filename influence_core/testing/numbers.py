@@ -6,7 +6,7 @@ import torch
 
 from influence_core.testing.checks import Subject, check
 from influence_core.testing.problems import convex_study, network_study, rotated
-from influence_core.testing.tools import assert_same, batches_of, changed, results, values
+from influence_core.testing.tools import assert_same, batches_of, changed, outcomes, results, values
 
 
 @check()
@@ -15,22 +15,22 @@ def fit_again(subject: Subject) -> None:
     study = network_study()
     estimator = subject.make()
     assert estimator.fit(study) is estimator, "fit does not return the estimator itself"
-    first = values(estimator)
-    assert_same(values(estimator), first, 1e-12, "scores were asked for a second time")
-    assert_same(values(estimator.fit(study)), first, 1e-12, "the estimator was fitted again")
+    first = outcomes(estimator)
+    assert_same(outcomes(estimator), first, 1e-12, "scores were asked for a second time")
+    assert_same(outcomes(estimator.fit(study)), first, 1e-12, "the estimator was fitted again")
     estimator.fit(network_study(seed=1))
     results(estimator)
-    assert_same(values(estimator.fit(study)), first, 1e-12, "another study was fitted in between")
+    assert_same(outcomes(estimator.fit(study)), first, 1e-12, "another study was fitted in between")
 
 
 @check()
 def same_seed(subject: Subject) -> None:
     """A second estimator with the same hyper-parameters gives the same scores, whatever was drawn before."""
-    first = values(subject.make().fit(network_study()))
+    first = outcomes(subject.make().fit(network_study()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(99)
         torch.rand(5)
-        again = values(subject.make().fit(network_study()))
+        again = outcomes(subject.make().fit(network_study()))
     assert_same(again, first, 1e-12, "only torch's global random numbers differ")
 
 
@@ -45,7 +45,7 @@ def not_constant(subject: Subject) -> None:
 @check(exemptable=True)
 def depends_on_the_study(subject: Subject) -> None:
     """Another study has other scores."""
-    one, two = (values(subject.make().fit(s)) for s in (network_study(), network_study(seed=1)))
+    one, two = (outcomes(subject.make().fit(s)) for s in (network_study(), network_study(seed=1)))
     for method in one:
         assert changed({"scores": one[method]}, {"scores": two[method]}), f"{method} is the same for two studies"
 
@@ -53,10 +53,10 @@ def depends_on_the_study(subject: Subject) -> None:
 @check()
 def batch_size(subject: Subject) -> None:
     """Scores do not depend on the size of the batches in which data are read."""
-    whole = values(subject.make().fit(network_study()))
+    whole = outcomes(subject.make().fit(network_study()))
     for size in (1, 5):
         with batches_of(size):
-            found = values(subject.make().fit(network_study()))
+            found = outcomes(subject.make().fit(network_study()))
         assert_same(found, whole, subject.tolerance, f"images were read in batches of {size}")
 
 

@@ -125,11 +125,13 @@ def solved_study(train: LabelledDataset, test: LabelledDataset, validation: Labe
     return Study(minimum(train), train, test, validation, trajectory, weight_decay=PENALTY)
 
 
-def minimum(train: LabelledDataset) -> nn.Module:
+def minimum(train: LabelledDataset, start: nn.Module | None = None, free: Tensor | None = None) -> nn.Module:
     """Softmax regression at the minimum of mean cross-entropy + penalty/2 |w|^2, by Newton steps with line search.
 
     Args:
         train: of images [1, 4, 4] in float64.
+        start: the model to start from; all weights are zero by default.
+        free: which entries of weight and bias may change, boolean [P] in that order; all by default.
 
     Returns:
         The model, in eval mode.
@@ -137,15 +139,24 @@ def minimum(train: LabelledDataset) -> nn.Module:
     inputs, labels = train.batch(range(len(train)))
     x = torch.cat([inputs.flatten(1), torch.ones(len(train), 1, dtype=torch.float64)], 1)
     weights = torch.zeros(CLASSES, x.shape[1], dtype=torch.float64)
+    if start is not None:
+        weights = _joined([p.detach() for p in start.parameters()])
+    fixed = torch.zeros(weights.numel(), dtype=torch.bool)
+    if free is not None:
+        fixed = ~_joined(list(free.split([CLASSES * SIDE * SIDE, CLASSES]))).flatten()
     hits = torch.nn.functional.one_hot(labels, CLASSES).double()
     for _ in range(50):
         p = (x @ weights.T).softmax(1)
         gradient = (p - hits).T @ x / len(x) + PENALTY * weights
+        gradient.view(-1)[fixed] = 0
         if float(gradient.abs().max()) < 1e-13:
             break
         spread = torch.diag_embed(p) - p[:, :, None] * p[:, None]
         hessian = torch.einsum("nab,ni,nj->aibj", spread, x, x).reshape(weights.numel(), -1) / len(x)
         hessian.diagonal().add_(PENALTY)
+        hessian[fixed] = 0
+        hessian[:, fixed] = 0
+        hessian[fixed, fixed] = 1
         step = torch.linalg.solve(hessian, gradient.flatten()).view_as(weights)
         size, before = 1.0, _objective(weights, x, labels)
         while _objective(weights - size * step, x, labels) > before + 1e-15 and size > 1e-6:
@@ -154,6 +165,11 @@ def minimum(train: LabelledDataset) -> nn.Module:
     model = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, CLASSES)).double().eval()
     model.load_state_dict({"1.weight": weights[:, :-1], "1.bias": weights[:, -1]})
     return model
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Weight and bias as one matrix [CLASSES, SIDE * SIDE + 1]."""
+    return torch.cat([parts[0].reshape(CLASSES, -1), parts[1][:, None]], 1).clone()
 
 
 def _objective(weights: Tensor, x: Tensor, labels: Tensor) -> float:

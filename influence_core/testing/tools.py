@@ -37,6 +37,22 @@ def values(estimator: Estimator) -> dict[str, Tensor]:
     return {method: scores.values.double() for method, scores in results(estimator).items()}
 
 
+def outcomes(estimator: Estimator) -> dict[str, Tensor]:
+    """The numbers of ``values`` and, where it is given, the change of the weights when two images are removed.
+
+    Args:
+        estimator: fitted.
+
+    Returns:
+        Public method -> numbers; those of ``parameter_change`` parameter by parameter, its names joined by a colon.
+    """
+    found = values(estimator)
+    if "parameter_change" in estimator.gives():
+        change = estimator.parameter_change([0, 5])
+        found |= {f"parameter_change:{name}": delta.double() for name, delta in change.items()}
+    return found
+
+
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float, why: str) -> None:
     """Compare the numbers of two runs.
 

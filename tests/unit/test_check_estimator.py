@@ -96,6 +96,31 @@ class ChangeOfTheMean(Sound):
         return {name: change / len(train_ids) for name, change in super()._parameter_change(train_ids).items()}
 
 
+class ChangeOfNothing(Sound):
+    def _parameter_change(self, train_ids):
+        return {name: torch.zeros_like(change) for name, change in super()._parameter_change(train_ids).items()}
+
+
+class ChangeOfTheFirst(Sound):
+    def _parameter_change(self, train_ids):
+        return super()._parameter_change(train_ids[:1])
+
+
+class ChangeForgetsOnLoading(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        self.scale = 2.0
+
+    def _parameter_change(self, train_ids):
+        return {name: getattr(self, "scale", 1.0) * c for name, c in super()._parameter_change(train_ids).items()}
+
+
+class ChangePerBatch(Sound):
+    def _parameter_change(self, train_ids):
+        count = len(batches(self.study_))
+        return {name: change / count for name, change in super()._parameter_change(train_ids).items()}
+
+
 class ChangeWithoutN(Sound):
     def _parameter_change(self, train_ids):
         return {name: len(self.rows_) * c for name, c in super()._parameter_change(train_ids).items()}
@@ -317,6 +342,10 @@ CAUGHT = [
     (Constant, "not_constant"),
     (IgnoresTheStudy, "depends_on_the_study"),
     (ChangeForAdding, "parameter_change_against_retraining"),
+    (ChangeOfNothing, "parameter_change_fits_the_model"),
+    (ChangeOfTheFirst, "parameter_change_fits_the_model"),
+    (ChangePerBatch, "batch_size"),
+    (ChangeForgetsOnLoading, "save_and_load"),
     (ChangeOfTheMean, "parameter_change_of_a_group"),
     (ChangeWithoutN, "parameter_change_is_the_influence"),
     (Trusting, "planted_wrong_labels"),
