@@ -14,6 +14,7 @@ from influence_core.curvature.kfac import KFAC, Eigenbasis
 from influence_core.curvature.kronecker import Layer
 from influence_core.curvature.kronecker_inverse import KroneckerInverse
 from influence_core.curvature.lanczos import Eigenpairs, lanczos, largest_eigenvalue
+from influence_core.curvature.least_squares import Block, LeastSquares, solve_lsqr, solve_series
 from influence_core.curvature.operators import Fisher, GaussNewton, Hessian, Kind, Operator, mean_diagonal, operator
 from influence_core.curvature.outputs import Draw, at_outputs, linear_loss, output_hessian
 from influence_core.curvature.solvers import Product, Solution, conjugate_gradient, gmres, neumann
@@ -22,6 +23,7 @@ from influence_core.curvature.vectors import Shapes, Vectors, flatten, unflatten
 __all__ = [
     "KFAC",
     "Ascent",
+    "Block",
     "Draw",
     "Eigenbasis",
     "Eigenpairs",
@@ -31,6 +33,7 @@ __all__ = [
     "Kind",
     "KroneckerInverse",
     "Layer",
+    "LeastSquares",
     "Operator",
     "Product",
     "Shapes",
@@ -48,5 +51,7 @@ __all__ = [
     "neumann",
     "operator",
     "output_hessian",
+    "solve_lsqr",
+    "solve_series",
     "unflatten",
 ]
