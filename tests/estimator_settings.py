@@ -26,6 +26,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "arnoldi": {"rank": 10, "steps": 30},
     "confidentlearning": {"folds": 4},
     "el2n": {"runs": 2},
+    "gif": {"max_iterations": 8},
+    "fif": {"max_iterations": 8},
+    "pif": {"max_iterations": 8},
 }
 
 

@@ -8,6 +8,7 @@ from influence_core.estimators.datainf import DataInf
 from influence_core.estimators.deep_knn import DeepKNN
 from influence_core.estimators.ekfac import EKFAC
 from influence_core.estimators.flat_minima import FVM, VM
+from influence_core.estimators.generalized import FIF, GIF, PIF
 from influence_core.estimators.gex import GEX, GEXLinear
 from influence_core.estimators.inverse_hessian import ConjugateGradient, LiSSA
 from influence_core.estimators.label_contrast import LabelContrast
@@ -23,8 +24,11 @@ from influence_core.estimators.training_dynamics import EL2N, Forgetting
 __all__ = [
     "EKFAC",
     "EL2N",
+    "FIF",
     "FVM",
     "GEX",
+    "GIF",
+    "PIF",
     "SAMGIF",
     "SAMHIF",
     "SAMIF",
