@@ -13,6 +13,7 @@ import influence_core as ic
 from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators import EL2N, ConfidentLearning, DeepKNN, Forgetting, Random
+from influence_core.estimators.from_scratch import recipe_of
 from influence_core.training import Recipe, Trajectory
 from tests.helpers import images, net, states_equal, study
 
@@ -69,6 +70,14 @@ def test_without_a_recipe_training_takes_the_defaults_of_fit(small, cls, bare):
     model = net().train()
     assert Recipe(**recipe) == ic.training.fit(model, images(), weight_decay=1e-3).recipe
     assert wrong(scores.values, small.train) > 0.5
+
+
+@pytest.mark.parametrize("lacking", ["epochs", "batch_size", "learning_rate"])
+def test_half_a_recipe_is_none(small, lacking):
+    recipe = Recipe(**(small.trajectory.recipe.facts() | {lacking: 0}))
+    other = small.replaced(trajectory=Trajectory(small.trajectory.checkpoints, recipe))
+    assert recipe_of(other) == recipe_of(small.replaced(trajectory=None))
+    assert recipe_of(small) == small.trajectory.recipe != recipe_of(other)
 
 
 @every
