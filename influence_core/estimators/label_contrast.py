@@ -71,6 +71,10 @@ class LabelContrast(FVM):
         super()._check_parameters()
         if self.statistic not in ("studentised", "norms"):
             raise InvalidInput(f"statistic is {self.statistic!r}; choose 'studentised' or 'norms'")
+        if self.metric != "diagonal":
+            raise InvalidInput(
+                f"metric is {self.metric!r}; a contrast needs exact norms, so choose 'diagonal', without probes"
+            )
 
     def _fit(self, study: Study) -> None:
         super()._fit(study)
