@@ -127,7 +127,7 @@ def figure(x: Tensor, y: Tensor, scores: dict[str, np.ndarray]) -> go.Figure:
     columns = 3
     rows = math.ceil((len(scores) + 1) / columns)
     drawn = make_subplots(
-        rows, columns, subplot_titles=["<b>Samples</b><br>", *titles], vertical_spacing=0.1, horizontal_spacing=0.07
+        rows, columns, subplot_titles=["<b>Samples</b><br> ", *titles], vertical_spacing=0.1, horizontal_spacing=0.07
     )
     groups = [
         ("outer circle", (y.numpy() == 0) & ~centre, MAIN),
@@ -156,8 +156,14 @@ def figure(x: Tensor, y: Tensor, scores: dict[str, np.ndarray]) -> go.Figure:
                 col=col,
             )
         ticks = np.arange(math.ceil(edges[0]), math.floor(edges[-1]) + 1)
+        space = 0.04 * (edges[-1] - edges[0])
         drawn.update_xaxes(
-            row=row, col=col, tickvals=ticks, ticktext=[f"10<sup>{t:.0f}</sup>" for t in ticks], zeroline=False
+            row=row,
+            col=col,
+            tickvals=ticks,
+            ticktext=[f"10<sup>{t:.0f}</sup>" for t in ticks],
+            range=[edges[0] - space, edges[-1] + space],
+            zeroline=False,
         )
     drawn.update_yaxes(col=1, title="samples")
     drawn.update_yaxes(row=1, col=1, title="")
@@ -168,9 +174,26 @@ def figure(x: Tensor, y: Tensor, scores: dict[str, np.ndarray]) -> go.Figure:
         barmode="stack",
         bargap=0,
         width=1080,
-        height=250 * rows + 90,
-        margin={"l": 60, "r": 20, "t": 110, "b": 50},
-        legend={"orientation": "h", "x": 0, "y": 1 + 85 / (250 * rows), "yanchor": "bottom"},
+        height=250 * rows + 100,
+        margin={"l": 60, "r": 20, "t": 120, "b": 50},
+        legend={
+            "orientation": "h",
+            "traceorder": "normal",
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 0.945,
+            "yref": "container",
+            "yanchor": "middle",
+        },
+        title={
+            "text": "Self-influence. D: distance of the centre from the circles in units of their spread, "
+            "two modes above 2.<br>Dip p: Hartigan's test of a single mode, two modes below 0.05.",
+            "font": {"size": 14},
+            "x": 0.01,
+            "y": 0.99,
+            "yanchor": "top",
+        },
         font={"color": "#30343b"},
     )
     return drawn
