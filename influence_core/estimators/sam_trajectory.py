@@ -48,9 +48,10 @@ class SAMGIF(Estimator):
     normalisation are the checkpoint's.
 
     The scale is that of a loss only roughly, as nothing contracts a step once it was taken: along directions of high
-    curvature, edits overshoot, and scores rank only. Put the model without any edit beside an edited one; the paper's
-    tables lack that control. There is no self-influence, since products of an image's gradients at different weights
-    are no squares.
+    curvature, edits overshoot, and scores rank only. After 100 steps on a logistic regression the predicted changes of
+    the loss are 3.6 times too large, and an edit with all checkpoints destroys the bundled digits network. Put the
+    model without any edit beside an edited one; the paper's tables lack that control. There is no self-influence, since
+    products of an image's gradients at different weights are no squares.
 
     Args:
         form: "gd" or "sgd".

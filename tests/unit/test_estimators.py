@@ -38,6 +38,7 @@ GIVES = dict.fromkeys(MADE, METHODS[:3]) | {
     "loss": ["mislabel_scores"],
     "tunedloss": ["mislabel_scores"],
     "random": ["mislabel_scores"],
+    **{name: ["influence", "mislabel_scores"] for name in ("samif", "samhif", "samgif")},
 }
 
 
