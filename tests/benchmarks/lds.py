@@ -19,7 +19,12 @@ from torch import Tensor, nn
 import influence_core as ic
 from influence_core.evaluation import LDS, combine, draw_subsets, lds, retrain_subsets
 
-SLOW: dict[str, dict[str, Any]] = {"conjugategradient": {"max_iterations": 20}, "lissa": {"steps": 20}}
+SLOW: dict[str, dict[str, Any]] = {
+    "conjugategradient": {"max_iterations": 20},
+    "lissa": {"steps": 20},
+    "samhif": {"max_iterations": 20},
+    "samif": {"max_iterations": 20},
+}
 """Settings of the estimators whose cost grows with the number of test images times the training set."""
 
 
