@@ -33,7 +33,7 @@ from influence_core.progress import track
 from influence_core.study import Study, model_outputs
 
 LARGEST = 4000
-"""Most parameters for which a dense matrix is decomposed: 128 MiB in float64, and about a minute on one core."""
+"""Most parameters for which a dense matrix is decomposed: 128 MiB in float64, and less than a minute on one core."""
 
 _DRAW_BYTES = 64 * 2**20
 

@@ -298,3 +298,13 @@ def test_a_hessian_is_taken_where_it_is_positive(small):
         Laplace(structure="full", curvature=c, damping=50.0).fit(small).influence().values for c in ("ggn", "hessian")
     )
     assert 1e-4 < relative(one, two) < 0.5
+
+
+def test_what_a_study_is_too_large_for_or_lacks_is_refused(small, monkeypatch):
+    monkeypatch.setattr("influence_core.estimators.laplace.LARGEST", 182)
+    with pytest.raises(ic.errors.NotSupported, match=r"183 x 183.*'kfac' or 'diagonal'"):
+        Laplace(structure="full").fit(small)
+    lacking = small.replaced(validation=None)
+    for estimator in (GEX(members=1, tune_on="validation"), GEXLinear(members=1, detect_by="validation")):
+        with pytest.raises(ic.errors.InvalidInput, match="no validation set"):
+            estimator.fit(lacking)
