@@ -16,6 +16,9 @@ small p-value speaks against one mode, but with 70 samples it does not see modes
 the distance of the means of centre and circles in units of the root mean square of their standard deviations; above 2
 the groups have modes of their own. It takes its sign from the centre, whose scores ought to be the larger ones. The AUC
 says how often they are.
+
+With the defaults, retraining puts the centre apart in most seeds, and so does TracIn, though bilinear; GEX does so no
+more often than its linearisation.
 """
 
 from __future__ import annotations
