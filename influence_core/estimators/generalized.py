@@ -136,7 +136,7 @@ class Partial(Estimator):
         found = self._solved(self._block(product, chosen), target)
         whole = unflatten((odds * found.x * chosen)[None], product.shapes)
         change = {name: whole[name][0] for name in masks}
-        scale, judged = self._scaled(change, train_ids, stays)
+        scale, judged = self._scaled(change, train_ids)
         self.edit_ = {
             "removed": len(train_ids),
             "changed": int(chosen.sum()),
@@ -170,25 +170,11 @@ class Partial(Estimator):
         most = self.max_iterations
         return solve(block, target, damping=self.damping, tolerance=self.tolerance, max_iterations=most)
 
-    def _scaled(self, change: dict[str, Tensor], removed: Tensor, stays: Tensor) -> tuple[float, dict[str, Any]]:
+    def _scaled(self, change: dict[str, Tensor], removed: Tensor) -> tuple[float, dict[str, Any]]:
         """The factor of the step, and how it was judged."""
         if not isinstance(self.scale, str):
             return self.scale, {}
-        study = self.study_
-        labels = study.split("validation").labels
-        ids = torch.isin(labels, study.train.labels[stays].unique()).nonzero().flatten()
-        if not len(ids):
-            raise InvalidInput("no validation image has a label that is left among the training images: give a scale")
-
-        def judged(edited: Study) -> float:
-            own = model_outputs(edited.model, study.train, removed).argmax(1) == study.train.labels[removed]
-            other = model_outputs(edited.model, study.split("validation"), ids).argmax(1) == labels[ids]
-            return modified_f1(float(own.double().mean()), float(other.double().mean()))
-
-        before = judged(study)
-        found = [judged(study.edited({name: s * delta for name, delta in change.items()})) for s in SCALES]
-        best = max(found)
-        scale = SCALES[found.index(best)]
+        scale, best, before = validated_scale(self.study_, change, removed)
         if best < before:
             warnings.warn(
                 f"{self.title}: no edit does better on the validation set: at the best scale of {scale:g} the modified "
@@ -277,6 +263,39 @@ class PIF(Partial):
 
     def _block(self, product: Hessian, chosen: Tensor) -> Block:
         return Block(product, torch.ones_like(chosen))
+
+
+def validated_scale(study: Study, change: Mapping[str, Tensor], removed: Tensor) -> tuple[float, float, float]:
+    """The factor of a change of weights with the best ``modified_f1`` on the validation set, out of ``SCALES``.
+
+    Validation images count whose class is still among the training images.
+
+    Args:
+        study: with a validation set.
+        change: parameter name -> what to add, for any estimator's ``parameter_change``.
+        removed: ids of the training images that were removed.
+
+    Returns:
+        The factor (the smallest of equals), its modified F1, and that of the unedited model.
+
+    Raises:
+        InvalidInput: if there is no such validation image.
+    """
+    stays = torch.ones(len(study.train), dtype=torch.bool)
+    stays[removed] = False
+    labels = study.split("validation").labels
+    ids = torch.isin(labels, study.train.labels[stays].unique()).nonzero().flatten()
+    if not len(ids):
+        raise InvalidInput("no validation image has a label that is left among the training images: give a scale")
+
+    def judged(edited: Study) -> float:
+        own = model_outputs(edited.model, study.train, removed).argmax(1) == study.train.labels[removed]
+        other = model_outputs(edited.model, study.split("validation"), ids).argmax(1) == labels[ids]
+        return modified_f1(float(own.double().mean()), float(other.double().mean()))
+
+    found = [judged(study.edited({name: s * delta for name, delta in change.items()})) for s in SCALES]
+    best = max(found)
+    return SCALES[found.index(best)], best, judged(study)
 
 
 def modified_f1(self_accuracy: float, accuracy: float) -> float:
