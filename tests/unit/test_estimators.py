@@ -38,7 +38,8 @@ GIVES = dict.fromkeys(MADE, METHODS[:3]) | {
     "loss": ["mislabel_scores"],
     "tunedloss": ["mislabel_scores"],
     "random": ["mislabel_scores"],
-    **{name: ["influence", "mislabel_scores"] for name in ("samif", "samhif", "samgif")},
+    **dict.fromkeys(("samif", "samhif", "samgif"), ["influence", "mislabel_scores"]),
+    **dict.fromkeys(("gif", "fif", "pif"), []),
 }
 
 
