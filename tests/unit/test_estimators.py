@@ -39,8 +39,8 @@ GIVES = dict.fromkeys(MADE, METHODS[:3]) | {
     "loss": ["mislabel_scores"],
     "tunedloss": ["mislabel_scores"],
     "random": ["mislabel_scores"],
-    **dict.fromkeys(("samif", "samhif", "samgif"), ["influence", "mislabel_scores"]),
-    **dict.fromkeys(("gif", "fif", "pif"), []),
+    **{name: ["influence", "mislabel_scores"] for name in ("samif", "samhif", "samgif")},
+    **{name: [] for name in ("gif", "fif", "pif")},
 }
 
 
