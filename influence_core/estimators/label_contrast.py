@@ -52,9 +52,22 @@ class LabelContrast(FVM):
     and 25 in ``VM``). One Gram matrix per image gives all of it, so that the labels cost one sweep. ``influence`` on
     test images is that of ``FVM``.
 
-    What to expect: the gain over q is large where wrong labels are confusable or images differ much in scale. But the
-    tuned model's own loss (``TunedLoss``) already compares labels, and on the bundled digits no contrast of gradients
-    beats it by more than chance.
+    What to expect, as average precision in per cent on the digits study with the default settings, mean over seeds 0
+    to 4 (the statistics were chosen on seeds from 100 on):
+
+    ===============================  =====  ===========  =====  =========  ========
+    wrong labels                     FVM q  studentised  norms  TunedLoss  Loss
+    ===============================  =====  ===========  =====  =========  ========
+    10 % to any other digit          99.16  99.09        99.20  99.22      97.99
+    20 %                             99.31  99.67        99.59  99.70      98.47
+    40 %                             99.43  99.85        99.78  99.86      98.39
+    30 % to the next digit           97.01  99.90        99.84  99.88      80.08
+    ===============================  =====  ===========  =====  =========  ========
+
+    Both contrasts find clearly more than q from 20 % on and most where one class is taken for another; at 10 % nothing
+    is gained. Neither beats the plain loss at the tuned model, within the spread of the seeds: what finds the labels is
+    the clean validation set. What the contrast adds to that loss is its meaning, the cost of a label in weights and on
+    the validation set.
 
     Args:
         statistic: "studentised" or "norms".
