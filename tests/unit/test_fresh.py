@@ -14,7 +14,7 @@ from torch import nn
 import influence_core as ic
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.models import architectures
-from influence_core.training import Recipe, fit, reinitialised, train_fresh
+from influence_core.training import Recipe, Sharpness, fit, reinitialised, train_fresh
 from tests.helpers import LiteralSGD, drawn_batches, images, net, states_equal
 
 
@@ -111,7 +111,22 @@ def test_training_again_follows_the_recipe():
 
 
 def test_every_part_of_a_recipe_is_an_argument_of_fit():
-    assert {f.name for f in dataclasses.fields(Recipe)} <= set(inspect.signature(fit).parameters)
+    arguments = set(inspect.signature(fit).parameters)
+    assert {f.name for f in dataclasses.fields(Recipe)} - {"options"} <= arguments
+    for solver in ("sam", "asam", "fsam", "lpf"):
+        assert set(Sharpness(solver).options()) <= arguments
+
+
+def test_options_of_the_optimiser_are_part_of_training_again():
+    data = images(24, seed=1)
+    recipe = fit(net(), data, optimizer="asam", epochs=2, batch_size=8, checkpoints=1, eta=0.5).recipe
+    assert recipe.options == {"eta": 0.5}
+    again = train_fresh(net(), data, recipe, seed=3)
+    literal = reinitialised(net(), 3)
+    fit(literal, data, optimizer="asam", epochs=2, batch_size=8, checkpoints=1, eta=0.5, seed=3)
+    assert states_equal(again, literal)
+    other = train_fresh(net(), data, dataclasses.replace(recipe, options={"eta": 0.01}), seed=3)
+    assert not states_equal(again, other)
 
 
 def test_an_unknown_optimizer_is_refused():
