@@ -36,8 +36,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "paper": {"depth": 34, "width": 64, "epochs": 100},
 }
 DEFAULT = [
-    "fvm", "vm", "labelcontrast", "tunedloss", "loss", "gex", "tracin", "tracinrp", "lastlayer", "datainf", "ekfac",
-    "deepknn", "random",
+    "fvm", "gex", "loss", "tracin", "lastlayer", "tunedloss", "labelcontrast", "vm", "tracinrp", "el2n", "datainf",
+    "deepknn", "ekfac", "random",
 ]  # fmt: skip
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {"cpu": {"gex": {"members": 4}}, "paper": {}}
 """Where a default would take hours."""
