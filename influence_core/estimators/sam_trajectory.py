@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from influence_core.curvature import check_radius
 from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
-from influence_core.estimators.perturbed import climbed
+from influence_core.estimators.perturbed import check_ascent, climbed
 from influence_core.gradients import Queries, inner_products, mean_gradient
 from influence_core.progress import track
 from influence_core.study import Study
@@ -58,7 +58,8 @@ class SAMGIF(Estimator):
         queries: "final" for test gradients at the trained weights (the paper's), "checkpoint" for those at each
             checkpoint, as TracIn takes them; ``parameter_change`` knows no test image and is the same for both.
         last: how many of the last checkpoints to use; all by default.
-        rho: radius of the ascent; by default that of each checkpoint, which is 0 for a plain optimiser.
+        rho: radius of the ascent; by default that of each checkpoint, which is 0 for a plain optimiser. A study trained
+            with ASAM or F-SAM, whose ascents are others, is refused without it.
         p: norm of the ascent's ball, above 1 and up to 2, or infinity.
         momentum: :math:`\mu`, by default the recipe's; 0 leaves the factor out.
         decay: whether weight decay forgets old steps.
@@ -109,6 +110,8 @@ class SAMGIF(Estimator):
         trajectory = study.trajectory
         assert trajectory is not None
         self.checkpoints_: list[Checkpoint] = list(trajectory)[-(self.last or 0) :]
+        if self.rho is None:
+            check_ascent(trajectory.recipe)
         self.momentum_ = trajectory.recipe.momentum if self.momentum is None else self.momentum
         sums = [c.learning_rate_sum / (1 - self.momentum_) for c in self.checkpoints_]
         if not any(s > 0 for s in sums):

@@ -113,7 +113,8 @@ class SAMIF(_SharpnessAware, ConjugateGradient):
         tolerance: on the residual relative to the gradient; below it a solve stops.
         max_iterations: products with H for each block of test images; a warning says if they were not enough.
         rho: radius of the ascent. By default that of the study's last checkpoint, which is 0 for a plain optimiser; for
-            a study without a trajectory 0.05. The scores' ``meta`` says which.
+            a study without a trajectory 0.05. The scores' ``meta`` says which. A study trained with ASAM or F-SAM,
+            whose ascents are others, is refused without it.
         p: norm of the ascent's ball, above 1 and up to 2, or infinity. Training here uses 2.
     """
 

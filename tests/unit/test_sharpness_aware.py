@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 
@@ -50,6 +51,17 @@ def test_where_rho_comes_from():
         assert (meta["rho"], meta["rho_from"]) == (facts, source)
     meta = SAMIF(rho=0.3, damping=10.0).fit(trained).influence([0]).meta
     assert (meta["rho"], meta["rho_from"]) == (0.3, "given")
+
+
+@pytest.mark.parametrize("cls", [SAMIF, SAMHIF, SAMGIF])
+@pytest.mark.parametrize("optimizer", ["asam", "fsam"])
+def test_the_radius_of_another_ascent_is_not_taken_for_sams(cls, optimizer):
+    trained = study()
+    recipe = dataclasses.replace(trained.trajectory.recipe, optimizer=optimizer, rho=0.5)
+    other = trained.replaced(trajectory=Trajectory(trained.trajectory.checkpoints, recipe))
+    with pytest.raises(InvalidInput, match=f"trained with '{optimizer}', whose ascent of radius 0.5 is not SAM's"):
+        cls().fit(other)
+    assert cls(rho=0.01).fit(other).study_ is other
 
 
 def test_an_ascent_that_turns_too_far_is_said_and_bounded():
