@@ -38,7 +38,9 @@ DECISIONS = ("relabel", "keep", "exclude", "unsure", "")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
-def relabel(study: Study, estimator: Estimator, threshold: float | None = None) -> pd.DataFrame:
+def relabel(
+    study: Study, estimator: Estimator, threshold: float | None = None, scores: Scores | None = None
+) -> pd.DataFrame:
     """Suggest a label for every training image, the most suspicious first.
 
     The suggestion is the label with the largest label influence where the estimator gives it, and else the model's
@@ -48,6 +50,7 @@ def relabel(study: Study, estimator: Estimator, threshold: float | None = None) 
         study: the study.
         estimator: fitted on ``study``.
         threshold: flag scores above it; Otsu's by default.
+        scores: the estimator's mislabel scores where they are there already; by default they are asked for.
 
     Returns:
         One row per training image, in the columns of ``COLUMNS``. ``label_quality`` is the share of images that are at
@@ -57,7 +60,7 @@ def relabel(study: Study, estimator: Estimator, threshold: float | None = None) 
         NotSupported: if the estimator gives no mislabel scores.
         StaleResult: if it was fitted on another study.
     """
-    scores = estimator.mislabel_scores()
+    scores = estimator.mislabel_scores() if scores is None else scores
     if scores.meta["study"] != study.fingerprint:
         raise StaleResult(f"this {estimator.title} was fitted on another study: call .fit(study) again")
     if "label_influence" in estimator.gives():

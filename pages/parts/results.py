@@ -13,6 +13,9 @@ import influence_core as ic
 
 T = TypeVar("T")
 
+SOLVERS = (ic.estimators.ConjugateGradient, ic.estimators.LiSSA, ic.estimators.SAMHIF)  # SAMIF is the first of them
+"""Those that solve a linear system for every test image, which the neighbours in a list would have to wait for."""
+
 _guard = threading.Lock()
 _locks: dict[Hashable, threading.Lock] = {}
 _kept: dict[Hashable, object] = {}
@@ -84,8 +87,7 @@ def influence(study: ic.Study, name: str, test_id: int) -> ic.Scores:
     wrong = study.misclassified()
     position = (wrong == test_id).nonzero().flatten()
     block = torch.tensor([test_id])
-    one_by_one = isinstance(fitted, (ic.estimators.ConjugateGradient, ic.estimators.LiSSA))  # a solve for each
-    if position.numel() and not one_by_one:
+    if position.numel() and not isinstance(fitted, SOLVERS):
         start = int(position[0]) // BLOCK * BLOCK
         block = wrong[start : start + BLOCK]
     key = (study.fingerprint, name, "influence", tuple(block.tolist()))
@@ -94,10 +96,9 @@ def influence(study: ic.Study, name: str, test_id: int) -> ic.Scores:
 
 def suggestions(study: ic.Study, name: str) -> pd.DataFrame:
     """The relabel table of all training images."""
-    _refuse(name, "mislabel_scores")
-    fitted = estimator(study, name)
+    scores, fitted = mislabels(study, name), estimator(study, name)
     key = (study.fingerprint, name, "relabel")
-    return once(key, lambda: ic.applications.relabel(study, fitted), f"{fitted.title}: suggestions")
+    return once(key, lambda: ic.applications.relabel(study, fitted, scores=scores), f"{fitted.title}: suggestions")
 
 
 def _refuse(name: str, method: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 import influence_core as ic
+from influence_core.estimators.inverse_hessian import _Iterative
 
 MAIN = Path(__file__).parents[2] / "pages" / "main.py"
 PAGES = ["overview.py", "explain.py", "mislabels.py", "relabel.py"]
@@ -42,16 +43,23 @@ def test_the_estimators_to_choose_are_those_with_scores_to_show() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("estimator", ["tracin", "gex", "fvm", "loss"])
+@pytest.mark.parametrize("estimator", ["tracin", "gex", "fvm", "samgif", "loss", "deepknn", "confidentlearning"])
 def test_every_page_draws_with_every_estimator(page: str, estimator: str) -> None:
     app = start(page, estimator=estimator)
     assert not app.exception
     assert not app.error, texts(app)
     assert app.sidebar.selectbox(key="estimator").value == estimator
-    refused = estimator == "loss" and page in ("overview.py", "explain.py")
+    refused = "influence" not in ic.estimators.get(estimator).gives() and page in ("overview.py", "explain.py")
     assert bool(app.info) == refused, texts(app)
     if refused:
         assert "TracIn" in app.info[0].value
+
+
+def test_a_system_is_solved_for_the_image_on_show_alone() -> None:
+    start()
+    solvers = sys.modules["parts.results"].SOLVERS
+    kinds = ic.estimators.all_estimators()
+    assert {c.name for c in kinds if issubclass(c, solvers)} == {c.name for c in kinds if issubclass(c, _Iterative)}
 
 
 def test_overview_says_three_numbers(demo: ic.Study) -> None:

@@ -265,8 +265,11 @@ def test_suggestions_follow_label_influence(study):
     table = relabel(with_validation, estimator).set_index("index")
     best = estimator.label_influence().values.argmax(1)
     assert [table.loc[i, "suggested_label"] for i in range(N)] == [NAMES[k] for k in best]
+    scores = estimator.mislabel_scores()
+    estimator.mislabel_scores = None  # not asked for a second time
+    pd.testing.assert_frame_equal(relabel(with_validation, estimator, scores=scores).set_index("index"), table)
     with pytest.raises(StaleResult, match="another study"):
-        relabel(study, estimator)
+        relabel(study, estimator, scores=scores)
 
 
 def test_the_run_id_tells_settings_apart(study):
