@@ -196,10 +196,11 @@ class Laplace(LossChanges):
         if self.curvature == "ggn":
             values = values.clamp_min(0)  # what is below is rounding
         elif float(values[0]) + shift <= 0:
+            mean = mean_diagonal(study.model, study.loss, study.train)
             raise InvalidInput(
                 f"the Hessian's smallest eigenvalue is {float(values[0]):.3g} and damping and weight decay add "
                 f"{shift:.3g}, so that it is no inverse of a covariance: raise damping above "
-                f"{self.damping * -float(values[0]) / max(shift, 1e-300):.3g}, or use curvature='ggn'"
+                f"{(-float(values[0]) - study.weight_decay) / mean:.3g}, or use curvature='ggn'"
             )
         self.added_ = {"damping": damping, "kronecker_share": 0.0}
         return _DenseRoot((vectors * inverted(values, shift, ROUNDING).sqrt()) @ vectors.T, product.shapes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -292,8 +293,13 @@ def test_changes_of_outputs_are_the_jacobian_times_the_vector(small):
 
 
 def test_a_hessian_is_taken_where_it_is_positive(small):
-    with pytest.raises(ic.errors.InvalidInput, match="smallest eigenvalue is -"):
-        Laplace(structure="full", curvature="hessian", damping=1e-6).fit(small)
+    for damping in (0.0, 1.0):
+        with pytest.raises(ic.errors.InvalidInput, match="smallest eigenvalue is -") as refused:
+            Laplace(structure="full", curvature="hessian", damping=damping).fit(small)
+        least = float(re.search(r"damping above ([\d.]+)", str(refused.value))[1])
+        Laplace(structure="full", curvature="hessian", damping=1.01 * least).fit(small)
+        with pytest.raises(ic.errors.InvalidInput, match="smallest eigenvalue is -"):
+            Laplace(structure="full", curvature="hessian", damping=0.99 * least).fit(small)
     one, two = (
         Laplace(structure="full", curvature=c, damping=50.0).fit(small).influence().values for c in ("ggn", "hessian")
     )
