@@ -15,6 +15,9 @@ from influence_core.study import Study
 
 Statistic = Literal["studentised", "norms"]
 
+SMALLEST = torch.finfo(torch.float32).tiny
+"""Least square of a distance between gradients: where two labels have the same one, the ratio fits into float32."""
+
 
 @dataclass
 class LabelContrast(FVM):
@@ -116,7 +119,7 @@ def studentised_contrast(losses: Tensor, grams: Tensor) -> Tensor:
         [B, m].
     """
     squares = torch.diagonal(grams, dim1=1, dim2=2)
-    apart = (squares[:, :, None] + squares[:, None, :] - 2 * grams).clamp_min(torch.finfo(grams.dtype).tiny)
+    apart = (squares[:, :, None] + squares[:, None, :] - 2 * grams).clamp_min(SMALLEST)
     leads = (losses[:, :, None] - losses[:, None, :]) / apart.sqrt()
     return _without_itself(leads, -torch.inf).amax(2)
 

@@ -226,4 +226,11 @@ def _strengths(model: nn.Module, loss: Loss, data: Any, gradients: bool) -> dict
             total = loss(model(inputs), labels).sum()
             if gradients:
                 torch.autograd.grad(total, trainable, allow_unused=True)
-    return {name: (total / places[name]).abs() for name, total in totals.items()}
+    found = {name: (total / places[name]).abs() for name, total in totals.items()}
+    for name, strength in found.items():
+        if not bool(strength.isfinite().all()):
+            raise InvalidInput(
+                f"units of the layer {name!r} have outputs or gradients that are NaN or infinite on the images to be "
+                "removed: look at these images, or use selector='random'"
+            )
+    return found

@@ -118,7 +118,7 @@ def test_the_scale_of_an_image_cancels():
 def test_labels_without_gradients_give_finite_numbers():
     losses = torch.tensor([[0.0, 1.0, 1.0], [2.0, 2.0, 2.0]], dtype=torch.float64)
     for contrast in (studentised_contrast, norm_contrast):
-        assert torch.isfinite(contrast(losses, torch.zeros(2, 3, 3, dtype=torch.float64))).all()
+        assert torch.isfinite(contrast(losses, torch.zeros(2, 3, 3, dtype=torch.float64)).float()).all()
 
 
 def test_the_likeliest_labels_alone():
