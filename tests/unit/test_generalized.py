@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import influence_core as ic
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators import FIF, GIF, PIF, Estimator
-from influence_core.estimators.selectors import Masks
+from influence_core.estimators.selectors import Masks, choose
 from tests.helpers import study
 
 methods = pytest.mark.parametrize("make", [GIF, FIF, PIF], ids=["gif", "fif", "pif"])
@@ -110,18 +111,29 @@ def test_refusals(make):
         make().fit(only).parameter_change((made.train.labels == 2).nonzero().flatten())
 
 
-def test_an_edit_that_harms_is_said():
-    made = study()
-    own = made.train.labels != made.predictions("train")  # already forgotten, so an edit can only harm
-    removed = own.nonzero().flatten()[:2]
+@pytest.mark.parametrize("known", [False, True], ids=["forgotten before", "known before"])
+def test_an_edit_that_harms_is_said(known, monkeypatch):
+    made = study(epochs=12)
+    right = made.train.labels == made.predictions("train")
+    removed = (right == known).nonzero().flatten()[:2]
     assert len(removed) == 2
+    estimator = PIF(ratio=1.0).fit(made)
+    solved = estimator._solved
+
+    def far(*parts):  # even a sixteenth of the step leaves nothing of the model
+        found = solved(*parts)
+        return dataclasses.replace(found, x=1e6 * found.x)
+
+    monkeypatch.setattr(estimator, "_solved", far)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        estimator = PIF(max_iterations=1, selector="random", seed=3).fit(made)
         estimator.parameter_change(removed)
     facts = estimator._facts()
-    warned = any("no edit does better" in str(w.message) for w in seen)
-    assert warned == (facts["f1"] < facts["f1_without_edit"])
+    assert (facts["f1"] < facts["f1_without_edit"]) is not known  # what is forgotten already cannot be forgotten more
+    said = [str(w.message) for w in seen if "no edit does better" in str(w.message)]
+    assert len(said) == (not known)
+    for message in said:
+        assert f"{facts['f1']:.3f}, without an edit {facts['f1_without_edit']:.3f}" in message
 
 
 def test_the_series_says_when_it_gives_up():
@@ -141,3 +153,14 @@ def test_nothing_to_solve():
         assert found.converged
         assert found.residual == 0
         assert not found.x.any()
+
+
+@pytest.mark.parametrize("selector", ["top_outputs", "threshold"])
+def test_outputs_that_overflow_are_refused(selector):
+    made = study()
+    data = made.train.subset([0, 1])
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).double()
+    with torch.no_grad():
+        model[1].weight.fill_(1e308)
+    with pytest.raises(InvalidInput, match=r"layer '1' have outputs or gradients that are NaN or infinite"):
+        choose(selector, 0.5, model, made.loss, data)
