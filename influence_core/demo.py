@@ -12,7 +12,7 @@ import torch
 from influence_core import data, models
 from influence_core.errors import InvalidInput
 from influence_core.study import Study
-from influence_core.training import fit
+from influence_core.training import fit, seeded
 
 _HERE = Path(__file__).parent
 BUNDLED = next((p for p in (_HERE.parent / "assets" / "demo", _HERE / "assets" / "demo") if p.is_dir()), _HERE / "demo")
@@ -65,8 +65,7 @@ def train_digits(noise: float = 0.1, seed: int = 0) -> Study:
     if not 0 <= noise <= 1:
         raise InvalidInput(f"noise is {noise}; it is the share of labels to change, so between 0 and 1 (0.1 for 10 %)")
     splits = data.digits(noise, seed)
-    with torch.random.fork_rng(devices=[]), _one_thread():
-        torch.manual_seed(seed)
+    with seeded(seed, torch.device("cpu")), _one_thread():
         model = models.build("small_cnn", channels=1, classes=10)
         trajectory = fit(model, splits.train, seed=seed, **RECIPE)
     name = f"Handwritten digits, {noise:.0%} wrong labels"

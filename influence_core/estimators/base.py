@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from influence_core.errors import InvalidInput, NotFitted, NotSupported
+from influence_core.estimators.parameters import check_numbers, check_types
 from influence_core.measure import measure
 from influence_core.scores import Coverage, Kind, Scale, Scores
 from influence_core.study import Study
@@ -64,7 +65,9 @@ class Estimator(ABC):
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that make no sense; subclasses override ``_check_parameters``."""
+        check_types(self)
         self._check_parameters()
+        check_numbers(self)
 
     @classmethod
     def gives(cls) -> list[str]:

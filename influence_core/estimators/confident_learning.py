@@ -84,7 +84,7 @@ class ConfidentLearning(FromScratch):
         logs = torch.full((len(labels), study.num_classes), float("nan"), dtype=torch.float64)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of classes with fewer images than folds
-            splits = StratifiedKFold(self.folds, shuffle=True, random_state=self.seed)
+            splits = StratifiedKFold(self.folds, shuffle=True, random_state=self.seed % 2**32)
             folds = list(splits.split(labels.numpy(), labels.numpy()))
         for fold, (rest, held_out) in enumerate(folds):
             title = f"{self.title}: fold {fold + 1} of {self.folds}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -113,7 +114,7 @@ class VM(ValidationTuned):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        if self.damping is not None and not self.damping > 0:
+        if self.damping is not None and not 0 < self.damping < math.inf:
             raise InvalidInput(f"damping is {self.damping}; it divides by P + damping, so it must be above 0")
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
@@ -123,6 +124,8 @@ class VM(ValidationTuned):
                 f"hessian='diagonal' in eq. 20 needs every entry of x, which the metric {self.metric!r} gives for no "
                 "training image: choose hessian='outer' or metric='diagonal'"
             )
+        if not 0 <= self.epsilon < math.inf:
+            raise InvalidInput(f"epsilon is {self.epsilon}; it is the size of a step, so 0 or more")
         if self.probes < 1:
             raise InvalidInput(f"probes is {self.probes}; at least one random vector is needed")
         if self.top_labels is not None and self.top_labels < 0:

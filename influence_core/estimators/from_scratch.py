@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -71,7 +72,7 @@ class FromScratch(Estimator):
         )
 
     def _check_epochs(self, epochs: float) -> None:
-        if not epochs > 0:
+        if not 0 < epochs < math.inf:
             raise InvalidInput(f"epochs is {epochs}; it is a share of the study's own epochs, so above 0 (1: as many)")
 
     def _facts(self) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Partial(Estimator):
             raise InvalidInput(f"scale is {self.scale}; it is a factor of the step, above 0")
         if not 0 <= self.damping < float("inf"):
             raise InvalidInput(f"damping is {self.damping}; it is a curvature, so 0 or more")
-        if not self.tolerance >= 0 or self.max_iterations < 1 or not self.step > 0:
+        if not self.tolerance >= 0 or self.max_iterations < 1 or not 0 < self.step < float("inf"):
             raise InvalidInput(
                 f"tolerance={self.tolerance}, max_iterations={self.max_iterations}, step={self.step}: a tolerance of 0 "
                 "or more, at least one iteration and a step above 0 are needed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -15,7 +16,7 @@ from influence_core.estimators.loss_changes import LossChanges, check_floor, red
 from influence_core.gradients import inner_products
 from influence_core.progress import track
 from influence_core.study import Study, model_outputs
-from influence_core.training import cosine, refresh_statistics, shuffled_batches, step
+from influence_core.training import check_sgd, cosine, refresh_statistics, seeded, shuffled_batches, step
 
 
 @dataclass
@@ -67,15 +68,15 @@ class GeometricEnsemble(LossChanges):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        if self.members < 1 or self.chain < 1 or self.batch_size < 2 or self.epochs <= 0:
+        if self.members < 1 or self.chain < 1 or self.batch_size < 2 or not 0 < self.epochs < math.inf:
             raise InvalidInput(
                 f"members={self.members}, chain={self.chain}, batch_size={self.batch_size}, epochs={self.epochs}: at "
                 "least one member, a chain of one, two samples a batch, and some training are needed"
             )
-        if self.learning_rate <= 0 or self.refresh_batches < 1:
+        check_sgd(self.learning_rate, self.momentum, self.weight_decay)
+        if self.refresh_batches < 1:
             raise InvalidInput(
-                f"learning_rate={self.learning_rate}, refresh_batches={self.refresh_batches}: a positive learning rate "
-                "and at least one batch for the running statistics are needed"
+                f"refresh_batches is {self.refresh_batches}; at least one batch for the running statistics is needed"
             )
         if self.schedule not in ("cosine", "constant"):
             raise InvalidInput(f"schedule is {self.schedule!r}; choose 'cosine' or 'constant'")
@@ -108,8 +109,7 @@ class GeometricEnsemble(LossChanges):
         generator = torch.Generator().manual_seed(seed)
         batches = shuffled_batches(data, self.batch_size, generator, study.device)
         steps = max(1, round(self.epochs * len(data) / self.batch_size))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, study.device):
             model.train(self.batch_statistics)
             for i in range(steps):
                 for group in optimiser.param_groups:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -96,13 +97,13 @@ class HessianBased(Estimator):
 
 
 def check_damping(damping: float) -> None:
-    """Refuse a damping that is no number of 0 or more.
+    """Refuse a damping that is no finite number of 0 or more.
 
     Args:
         damping: relative.
 
     Raises:
-        InvalidInput: if it is negative or NaN.
+        InvalidInput: if it is negative, infinite or NaN.
     """
-    if not damping >= 0:
+    if not 0 <= damping < math.inf:
         raise InvalidInput(f"damping is {damping}; it is a multiple of the mean curvature, so 0 or more")

@@ -13,7 +13,7 @@ from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
 from influence_core.progress import track
 from influence_core.study import Study
-from influence_core.training import Sharpness, Solver, cosine, shuffled_batches, step
+from influence_core.training import Sharpness, Solver, check_sgd, cosine, seeded, shuffled_batches, step
 
 
 @dataclass
@@ -31,11 +31,11 @@ class ValidationTuned(Estimator):
     seed: int = 0
 
     def _check_parameters(self) -> None:
-        if self.steps < 0 or self.batch_size < 2 or self.learning_rate <= 0:
+        if self.steps < 0 or self.batch_size < 2:
             raise InvalidInput(
-                f"steps={self.steps}, batch_size={self.batch_size}, learning_rate={self.learning_rate}: steps from 0, "
-                "two samples a batch and a positive learning rate are needed"
+                f"steps={self.steps}, batch_size={self.batch_size}: steps from 0 and two samples a batch are needed"
             )
+        check_sgd(self.learning_rate, self.momentum, self.weight_decay)
         self._sharpness()
 
     def _sharpness(self) -> Sharpness:
@@ -53,8 +53,7 @@ class ValidationTuned(Estimator):
             weight_decay=self.weight_decay,
         )
         optimizer = self._sharpness().around(base, model, self.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed, study.device):
             model.train(self.batch_statistics)
             for i in track(range(self.steps), f"{self.title}: tuning on the validation set"):
                 for group in base.param_groups:

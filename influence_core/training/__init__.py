@@ -3,8 +3,9 @@
 from influence_core.training.batchnorm import frozen_statistics, norm_layers, refresh_statistics
 from influence_core.training.fit import Watch, cosine, fit, shuffled_batches, step
 from influence_core.training.fresh import reinitialised, train_fresh
+from influence_core.training.randomness import seeded
 from influence_core.training.sharpness import ASAM, FSAM, LPFSGD, SAM, SharpnessAware, perturbation
-from influence_core.training.solvers import RADII, Sharpness, Solver
+from influence_core.training.solvers import RADII, Sharpness, Solver, check_sgd
 from influence_core.training.trajectory import Checkpoint, Recipe, Trajectory
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Solver",
     "Trajectory",
     "Watch",
+    "check_sgd",
     "cosine",
     "fit",
     "frozen_statistics",
@@ -27,6 +29,7 @@ __all__ = [
     "perturbation",
     "refresh_statistics",
     "reinitialised",
+    "seeded",
     "shuffled_batches",
     "step",
     "train_fresh",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from influence_core.errors import InvalidInput
 from influence_core.losses import Loss, cross_entropy
 from influence_core.progress import track
 from influence_core.training.batchnorm import frozen_statistics
+from influence_core.training.randomness import seeded
 from influence_core.training.sharpness import SharpnessAware
-from influence_core.training.solvers import Sharpness
+from influence_core.training.solvers import Sharpness, check_sgd
 from influence_core.training.trajectory import Checkpoint, Recipe, Trajectory
 
 Augmentation = Callable[[Tensor], Tensor]
@@ -132,13 +134,10 @@ def fit(
             f"epochs={epochs}, batch_size={batch_size}, checkpoints={checkpoints}: at least one epoch, two samples a "
             "batch, and between one checkpoint and one per epoch are needed"
         )
-    if learning_rate <= 0 or not 0 <= momentum < 1 or weight_decay < 0 or (rho is not None and rho < 0):
-        raise InvalidInput(
-            f"learning_rate={learning_rate}, momentum={momentum}, weight_decay={weight_decay}, rho={rho}: a learning "
-            "rate above 0, a momentum from 0 to below 1, and weight decay and rho from 0 are needed"
-        )
-    solver = "sam" if optimizer == "sgd" else optimizer
-    sharpness = Sharpness(solver, 0.0 if optimizer == "sgd" else rho, eta, sigma, decay, gamma, parts)
+    check_sgd(learning_rate, momentum, weight_decay)
+    sharpness = Sharpness("sam" if optimizer == "sgd" else optimizer, rho, eta, sigma, decay, gamma, parts)
+    if optimizer == "sgd":
+        sharpness = replace(sharpness, rho=0.0)
     data = wrap(train, "train")
     device = next(model.parameters()).device
     if len(data) == 0:
@@ -158,8 +157,7 @@ def fit(
     recorded: list[Checkpoint] = []
     losses: list[float] = []
     rate_sum = 0.0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, device):
         model.train()
         for epoch in track(range(1, epochs + 1), title or f"training with {optimizer.upper()}"):
             total = 0.0
@@ -227,7 +225,7 @@ def step(
             return
         some = slice(part * batch // count, (part + 1) * batch // count)
         with frozen_statistics(model) if frozen else nullcontext():
-            losses = loss(model(inputs[some]), labels[some])
+            losses = loss(_outputs(model, inputs[some]), labels[some])
         share = losses.mean() if count == 1 else losses.sum() / batch
         share.backward()
         seen.setdefault(part, float(share.detach()))
@@ -239,3 +237,16 @@ def step(
         gradients(False)
         optimizer.step()
     return sum(seen.values())
+
+
+def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    try:
+        outputs: Tensor = model(inputs)
+    except ValueError as error:
+        if len(inputs) == 1 and "more than 1 value per channel" in str(error):
+            raise InvalidInput(
+                "a training step on a single image has no variance for batch normalisation: give two or more images, "
+                "or tune with batch_statistics=False"
+            ) from error
+        raise
+    return outputs

@@ -15,6 +15,7 @@ from influence_core.errors import InvalidInput, NotSupported
 from influence_core.losses import Loss, cross_entropy
 from influence_core.models import architecture_of, build
 from influence_core.training.fit import OPTIMIZERS, Watch, fit
+from influence_core.training.randomness import seeded
 from influence_core.training.trajectory import Recipe
 
 
@@ -38,8 +39,7 @@ def reinitialised(model: nn.Module, seed: int) -> nn.Module:
     """
     fresh = copy.deepcopy(model)
     kept = {name: tensor.clone() for name, tensor in _frozen(model).items()}
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # that of the CPU; those of other devices are left alone
+    with seeded(seed, torch.device("cpu")):
         rebuilt = _rebuilt(model)
         if rebuilt is not None:
             fresh.load_state_dict(rebuilt.state_dict())

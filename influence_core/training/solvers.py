@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -47,12 +48,13 @@ class Sharpness:
         """Check names and ranges."""
         if self.solver not in ("sam", "asam", "fsam", "lpf"):
             raise InvalidInput(f"there is no sharpness-aware solver {self.solver!r}; choose sam, asam, fsam or lpf")
-        if self.rho is not None and not self.rho >= 0:
+        if self.rho is not None and not 0 <= self.rho < math.inf:
             raise InvalidInput(f"rho is {self.rho}; it is a radius, so 0 or more")
-        if not (self.eta >= 0 and self.gamma >= 0 and 0 <= self.decay < 1 and self.parts >= 1):
+        sizes = all(0 <= size < math.inf for size in (self.eta, self.gamma, self.sigma))
+        if not (sizes and 0 <= self.decay < 1 and self.parts >= 1):
             raise InvalidInput(
-                f"eta={self.eta}, gamma={self.gamma}, decay={self.decay}, parts={self.parts}: eta and gamma from 0, a "
-                "decay from 0 to below 1, and at least one part are needed"
+                f"eta={self.eta}, gamma={self.gamma}, sigma={self.sigma}, decay={self.decay}, parts={self.parts}: eta, "
+                "gamma and sigma from 0, a decay from 0 to below 1, and at least one part are needed"
             )
 
     @property
@@ -85,3 +87,21 @@ class Sharpness:
         if self.solver == "fsam":
             return FSAM(base, self.radius, self.sigma, self.decay)
         return SAM(base, self.radius)
+
+
+def check_sgd(learning_rate: float, momentum: float, weight_decay: float) -> None:
+    """Refuse settings that SGD does not take.
+
+    Args:
+        learning_rate: at the start.
+        momentum: of the steps.
+        weight_decay: lambda of the penalty lambda/2 ||w||^2.
+
+    Raises:
+        InvalidInput: if one is out of range.
+    """
+    if not (0 < learning_rate < math.inf and 0 <= momentum < 1 and 0 <= weight_decay < math.inf):
+        raise InvalidInput(
+            f"learning_rate={learning_rate}, momentum={momentum}, weight_decay={weight_decay}: a positive learning "
+            "rate, a momentum from 0 to below 1, and a weight decay from 0 are needed"
+        )

@@ -241,7 +241,7 @@ def test_what_a_study_lacks_is_named(small, name, lacking, others):
         (lambda: GEX(batch_size=1), "batch_size=1"),
         (lambda: GEX(epochs=0), "epochs=0"),
         (lambda: GEX(learning_rate=0), "learning_rate=0"),
-        (lambda: GEX(refresh_batches=0), "refresh_batches=0"),
+        (lambda: GEX(refresh_batches=0), "refresh_batches is 0"),
         (lambda: GEX(loss_floor=-1), "loss_floor is -1"),
         (lambda: GEX(floor_sides="top"), "floor_sides is 'top'"),
         (lambda: GEX(schedule="linear"), "schedule is 'linear'"),
@@ -306,8 +306,8 @@ def test_a_third_partys_estimator(small):
 
     assert Constant.gives() == ["mislabel_scores"]
     assert ic.estimators.get("constant_of_a_test", value=2.0).fit(small).mislabel_scores().values.tolist() == [2.0] * 24
-    broken = Constant(float("nan")).fit(small)
-    with pytest.raises(InvalidInput, match="mislabel score of training image 0 is nan"):
+    broken = Constant(float("inf")).fit(small)
+    with pytest.raises(InvalidInput, match="mislabel score of training image 0 is inf"):
         broken.mislabel_scores()
     del Constant, broken
     gc.collect()  # and it is no estimator any more, for the tests that follow

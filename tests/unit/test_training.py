@@ -274,7 +274,8 @@ def test_fit_is_deterministic_and_leaves_global_randomness_alone():
         ({"checkpoints": 0}, "checkpoints=0"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"momentum": -1.0}, "momentum=-1.0"),
-        ({"rho": -0.1}, "rho=-0.1"),
+        ({"rho": -0.1}, "rho is -0.1"),
+        ({"rho": -0.1, "optimizer": "sgd"}, "rho is -0.1"),
         ({"learning_rate": 1e200}, "the loss is (nan|inf) after epoch [12]: lower learning_rate"),
     ],
 )
