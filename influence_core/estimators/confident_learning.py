@@ -46,7 +46,7 @@ class ConfidentLearning(FromScratch):
         folds: F, at least 2.
         method: "self_confidence", or with cleanlab (``pip install influence-core[cleanlab]``) "normalized_margin" or
             "confidence_weighted_entropy".
-        epochs: of each training, as a share of the epochs of the study's recipe.
+        epoch_share: epochs of each training, as a share of those of the study's recipe.
         seed: of the folds, and of the first fold's weights and batches; the next folds count up from it.
     """
 
@@ -61,7 +61,7 @@ class ConfidentLearning(FromScratch):
 
     folds: int = 2
     method: Literal["self_confidence", "normalized_margin", "confidence_weighted_entropy"] = "self_confidence"
-    epochs: float = 1.0
+    epoch_share: float = 1.0
     seed: int = 0
 
     def _check_parameters(self) -> None:
@@ -69,7 +69,7 @@ class ConfidentLearning(FromScratch):
             raise InvalidInput(f"folds is {self.folds}; at least 2, so that each image has a model that never saw it")
         if self.method not in METHODS:
             raise InvalidInput(f"method is {self.method!r}; choose {', '.join(map(repr, METHODS))}")
-        self._check_epochs(self.epochs)
+        self._check_share(self.epoch_share)
 
     def _fit(self, study: Study) -> None:
         if self.method != "self_confidence" and not _has_cleanlab():
@@ -88,7 +88,8 @@ class ConfidentLearning(FromScratch):
             folds = list(splits.split(labels.numpy(), labels.numpy()))
         for fold, (rest, held_out) in enumerate(folds):
             title = f"{self.title}: fold {fold + 1} of {self.folds}"
-            model = self._train(study, self.seed + fold, title, ids=torch.from_numpy(rest), epochs=self.epochs)
+            taught = torch.from_numpy(rest)
+            model = self._train(study, self.seed + fold, title, ids=taught, epoch_share=self.epoch_share)
             ids = torch.from_numpy(held_out)
             logs[ids] = model_outputs(model, study.train, ids).double().log_softmax(1)
         self.log_probabilities_ = logs

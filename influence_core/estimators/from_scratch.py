@@ -43,7 +43,7 @@ class FromScratch(Estimator):
         title: str,
         *,
         ids: Tensor | None = None,
-        epochs: float = 1.0,
+        epoch_share: float = 1.0,
         watch: Watch | None = None,
     ) -> nn.Module:
         """Train once.
@@ -53,7 +53,7 @@ class FromScratch(Estimator):
             seed: of the weights and batches.
             title: of the progress shown.
             ids: training images to train on; all by default.
-            epochs: as a share of the recipe's, at least one epoch.
+            epoch_share: of the recipe's epochs; one epoch at least.
             watch: see ``ic.training.fit``.
 
         Returns:
@@ -65,15 +65,17 @@ class FromScratch(Estimator):
             study.train if ids is None else study.train.subset(ids),
             self.recipe_,
             seed=seed,
-            epochs=max(1, round(epochs * self.recipe_.epochs)),
+            epochs=max(1, round(epoch_share * self.recipe_.epochs)),
             loss=study.loss,
             watch=watch,
             title=title,
         )
 
-    def _check_epochs(self, epochs: float) -> None:
-        if not 0 < epochs < math.inf:
-            raise InvalidInput(f"epochs is {epochs}; it is a share of the study's own epochs, so above 0 (1: as many)")
+    def _check_share(self, epoch_share: float) -> None:
+        if not 0 < epoch_share < math.inf:
+            raise InvalidInput(
+                f"epoch_share is {epoch_share}; it is a share of the study's own epochs, so above 0 (1: as many)"
+            )
 
     def _facts(self) -> dict[str, Any]:
         known = hasattr(self, "recipe_")

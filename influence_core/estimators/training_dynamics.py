@@ -25,16 +25,16 @@ class EL2N(FromScratch):
 
     Scores lie between 0 and the root of 2 (2 if squared). Large: not learned yet, so probably mislabelled, or hard.
 
-    The paper trains for 20 of 200 epochs, the code of the GEX comparison for 10, which is the tenth that ``epochs``
-    asks for; that code takes the squared norm. A tenth of a short recipe on a small training set leaves a model that
-    has learned nothing, so that there is a least number of epochs as well. Trained for too long, wrong labels are
-    memorised and the score fails. Both codes stop inside the long schedule, whose learning rate is still high; here
-    the learning rate falls to 0 over the short training, so that the last steps do not scatter the scores.
+    The paper trains for 20 of 200 epochs, the code of the GEX comparison for 10, which is the tenth that
+    ``epoch_share`` asks for; that code takes the squared norm. A tenth of a short recipe on a small training set leaves
+    a model that has learned nothing, so that there is a least number of epochs as well. Trained for too long, wrong
+    labels are memorised and the score fails. Both codes stop inside the long schedule, whose learning rate is still
+    high; here the learning rate falls to 0 over the short training, so that the last steps do not scatter the scores.
 
     Args:
         runs: R, new models.
-        epochs: of a run, as a share of the epochs of the study's recipe.
-        least: epochs of a run at least; a recipe with fewer is trained to its end.
+        epoch_share: epochs of a run, as a share of those of the study's recipe.
+        min_epochs: of a run; a recipe with fewer is trained to its end.
         squared: take the squared norm.
         seed: of the first run's weights and batches; the next runs count up from it.
     """
@@ -45,25 +45,25 @@ class EL2N(FromScratch):
     cost: ClassVar[str] = "runs x epochs x N backward + runs x N forward"
 
     runs: int = 5
-    epochs: float = 0.1
-    least: int = 6
+    epoch_share: float = 0.1
+    min_epochs: int = 6
     squared: bool = False
     seed: int = 0
 
     def _check_parameters(self) -> None:
         if self.runs < 1:
             raise InvalidInput(f"runs is {self.runs}; at least one model has to be trained")
-        if self.least < 1:
-            raise InvalidInput(f"least is {self.least}; at least one epoch has to be trained")
-        self._check_epochs(self.epochs)
+        if self.min_epochs < 1:
+            raise InvalidInput(f"min_epochs is {self.min_epochs}; at least one epoch has to be trained")
+        self._check_share(self.epoch_share)
 
     def _fit(self, study: Study) -> None:
         whole = recipe_of(study).epochs
-        share = max(self.epochs, min(self.least, whole) / whole)
+        share = max(self.epoch_share, min(self.min_epochs, whole) / whole)
         scores = torch.zeros(len(study.train), dtype=torch.float64)
         for run in range(self.runs):
             title = f"{self.title}: training {run + 1} of {self.runs}"
-            model = self._train(study, self.seed + run, title, epochs=share)
+            model = self._train(study, self.seed + run, title, epoch_share=share)
             p = model_outputs(model, study.train).softmax(1)
             norms = (p - one_hot(study.train.labels, p)).norm(dim=1)
             scores += (norms.square() if self.squared else norms) / self.runs
@@ -93,7 +93,7 @@ class Forgetting(FromScratch):
         source: "training" trains anew and counts online; "checkpoints" counts over the checkpoints of the study's
             trajectory, in eval mode: coarser, but without training.
         break_ties: add a random number between 0 and 0.5, for pruning a given number of images.
-        epochs: of the training, as a share of the epochs of the study's recipe.
+        epoch_share: epochs of the training, as a share of those of the study's recipe.
         seed: of the weights, the batches and the tie-break.
     """
 
@@ -104,18 +104,18 @@ class Forgetting(FromScratch):
 
     source: Literal["training", "checkpoints"] = "training"
     break_ties: bool = False
-    epochs: float = 1.0
+    epoch_share: float = 1.0
     seed: int = 0
 
     def _check_parameters(self) -> None:
         if self.source not in ("training", "checkpoints"):
             raise InvalidInput(f"source is {self.source!r}; choose 'training' or 'checkpoints'")
-        self._check_epochs(self.epochs)
+        self._check_share(self.epoch_share)
 
     def _fit(self, study: Study) -> None:
         log = _Log(study.train.labels)
         if self.source == "training":
-            self._train(study, self.seed, f"{self.title}: training", epochs=self.epochs, watch=log.look)
+            self._train(study, self.seed, f"{self.title}: training", epoch_share=self.epoch_share, watch=log.look)
         else:
             if study.trajectory is None or len(study.trajectory) < 2:
                 raise NotSupported(

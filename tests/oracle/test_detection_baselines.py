@@ -61,7 +61,8 @@ def test_el2n(small, squared, share, least, epochs):
         for i, label in enumerate(small.train.labels.tolist()):
             square = sum((p[i][k] - (k == label)) ** 2 for k in range(3))
             expected[i] += (square if squared else math.sqrt(square)) / 3
-    found = EL2N(runs=3, epochs=share, least=least, squared=squared, seed=5).fit(small).mislabel_scores().values
+    found = EL2N(runs=3, epoch_share=share, min_epochs=least, squared=squared, seed=5)
+    found = found.fit(small).mislabel_scores().values
     assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9)
 
 
@@ -88,7 +89,7 @@ def test_forgetting_is_counted_whenever_an_image_is_drawn(small, times, all_lear
     assert {len(seen) for seen in looks.values()} == {times * EPOCHS}
     assert len(expected.unique()) > 2
     assert all(any(seen) for seen in looks.values()) == all_learned
-    found = Forgetting(epochs=float(times), seed=2).fit(small).mislabel_scores().values
+    found = Forgetting(epoch_share=float(times), seed=2).fit(small).mislabel_scores().values
     assert torch.equal(found, expected)
 
 

@@ -87,8 +87,8 @@ def test_sgd_is_checked_before_torch_sees_it(given):
         ("samhif", {"damping": math.inf}),
         ("laplace", {"damping": math.inf}),
         ("gex", {"epochs": math.inf}),
-        ("el2n", {"epochs": math.inf}),
-        ("forgetting", {"epochs": math.inf}),
+        ("el2n", {"epoch_share": math.inf}),
+        ("forgetting", {"epoch_share": math.inf}),
         ("gif", {"step": math.inf}),
     ],
 )
