@@ -15,12 +15,10 @@ from torch import Tensor
 from influence_core.curvature import Block, Hessian, LeastSquares, flatten, solve_lsqr, solve_series, unflatten
 from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
+from influence_core.estimators.edit_scale import validated_scale
 from influence_core.estimators.selectors import SELECTORS, Masks, Selector, choose
 from influence_core.gradients import mean_gradient, select
-from influence_core.study import Study, model_outputs
-
-SCALES = tuple(2.0**power for power in range(-4, 9))
-"""What ``scale="validation"`` tries: 1/16, 1/8, ..., 256 times the step."""
+from influence_core.study import Study
 
 _NO_SCORES = "it changes chosen weights for a whole group at once, which is no sum over images"
 
@@ -263,56 +261,3 @@ class PIF(Partial):
 
     def _block(self, product: Hessian, chosen: Tensor) -> Block:
         return Block(product, torch.ones_like(chosen))
-
-
-def validated_scale(study: Study, change: Mapping[str, Tensor], removed: Tensor) -> tuple[float, float, float]:
-    """The factor of a change of weights with the best ``modified_f1`` on the validation set, out of ``SCALES``.
-
-    Validation images count whose class is still among the training images.
-
-    Args:
-        study: with a validation set.
-        change: parameter name -> what to add, for any estimator's ``parameter_change``.
-        removed: ids of the training images that were removed.
-
-    Returns:
-        The factor (the smallest of equals), its modified F1, and that of the unedited model.
-
-    Raises:
-        InvalidInput: if there is no such validation image.
-    """
-    stays = torch.ones(len(study.train), dtype=torch.bool)
-    stays[removed] = False
-    labels = study.split("validation").labels
-    ids = torch.isin(labels, study.train.labels[stays].unique()).nonzero().flatten()
-    if not len(ids):
-        raise InvalidInput("no validation image has a label that is left among the training images: give a scale")
-
-    def judged(edited: Study) -> float:
-        own = model_outputs(edited.model, study.train, removed).argmax(1) == study.train.labels[removed]
-        other = model_outputs(edited.model, study.split("validation"), ids).argmax(1) == labels[ids]
-        return modified_f1(float(own.double().mean()), float(other.double().mean()))
-
-    found = [judged(study.edited({name: s * delta for name, delta in change.items()})) for s in SCALES]
-    best = max(found)
-    return SCALES[found.index(best)], best, judged(study)
-
-
-def modified_f1(self_accuracy: float, accuracy: float) -> float:
-    r"""The harmonic mean of what was forgotten and what is still known (Lyu et al. 2023, eq. 14).
-
-    .. math:: F_1 = \frac{2 (1 - a_\text{self}) a}{(1 - a_\text{self}) + a}
-
-    Args:
-        self_accuracy: share of the removed images with their given label predicted, 0 to 1.
-        accuracy: on images that are to be known still, 0 to 1.
-
-    Returns:
-        0 to 1.
-
-    Example:
-        >>> modified_f1(0.0, 1.0), modified_f1(1.0, 1.0)
-        (1.0, 0.0)
-    """
-    forgotten = 1 - self_accuracy
-    return 2 * forgotten * accuracy / (forgotten + accuracy) if forgotten + accuracy > 0 else 0.0

@@ -28,7 +28,7 @@ class GeometricEnsemble(LossChanges):
     in a file can hold, and nothing here knows that inputs are images. The paper's code crops and flips.
 
     Args:
-        members: M. The paper uses 32; 8 lose little.
+        members: M. The paper uses 32, and finds that 8 lose little.
         epochs: passes over the set per member. The paper says 800 steps of 1024 images, which is 16 passes over its
             50,000; its code runs 8 chains of 4 members with 128 images a step, which is about 2.
         learning_rate: at the start of a member. The code's pruning experiments take 0.01, constant, with clip=1.

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 import influence_core as ic
 from influence_core.curvature import Block, solve_lsqr, solve_series
 from influence_core.estimators import FIF, GIF, PIF
-from influence_core.estimators.generalized import SCALES, modified_f1
+from influence_core.estimators.edit_scale import SCALES, modified_f1
 from influence_core.estimators.selectors import choose
 from tests.helpers import images, net, study
 from tests.oracle.curvature_references import dense_hessian, gradients, relative, small_study, tensors, vector
