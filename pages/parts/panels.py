@@ -28,10 +28,16 @@ def mistakes(study: ic.Study, label: int | None) -> Tensor:
 
 
 def flags(study: ic.Study, estimator: str) -> set[int] | None:
-    """Training images whose label the estimator suspects; ``None`` if it has no opinion."""
+    """Training images whose label the estimator suspects; ``None`` if it has no opinion, or none on this study.
+
+    Several explain a test image of any study, and need a validation set to say which labels are suspect.
+    """
     if "mislabel_scores" not in type(ic.estimators.get(estimator)).gives():
         return None
-    return set(results.detection(study, estimator).flagged.tolist())
+    try:
+        return set(results.detection(study, estimator).flagged.tolist())
+    except ic.InfluenceError:
+        return None
 
 
 def explanation(study: ic.Study, scores: ic.Scores, test_id: int, k: int, flags: set[int] | None, key: str) -> None:

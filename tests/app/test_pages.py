@@ -173,6 +173,19 @@ def test_a_study_of_ones_own_opens_and_stays(demo: ic.Study, tmp_path: Path) -> 
     assert "my own" in texts(app)
 
 
+def test_mistakes_are_explained_without_a_validation_set(demo: ic.Study, tmp_path: Path) -> None:
+    demo.replaced(validation=None).save(tmp_path / "no_validation")
+    app = start(estimator="samgif")
+    app.text_input[0].set_value(str(tmp_path / "no_validation"))
+    next(b for b in app.button if b.label == "Open").click().run()
+    assert app.sidebar.selectbox(key="run").value == "no_validation"
+    assert not app.error, texts(app)
+    assert not app.exception
+    assert [m.label for m in app.metric] == ["Test accuracy"]  # and no suspects
+    app.switch_page("mislabels.py").run()
+    assert "no validation set" in texts(app)
+
+
 def test_a_broken_study_of_the_command_line_leaves_the_others(
     demo: ic.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
