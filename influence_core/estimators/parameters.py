@@ -48,7 +48,7 @@ def check_numbers(estimator: Any) -> None:
     """
     for field in fields(estimator):
         value = getattr(estimator, field.name)
-        if isinstance(value, float) and math.isnan(value):
+        if isinstance(value, Real) and math.isnan(value):
             raise InvalidInput(f"{field.name} is {value}; expected a number")
 
 
