@@ -10,6 +10,7 @@ gradients that EK-FAC's eigenvalues and several uses of one module need.
 """
 
 from influence_core.curvature.ascent import Ascent, check_radius
+from influence_core.curvature.conjugate import conjugate_gradient
 from influence_core.curvature.kfac import KFAC, Eigenbasis
 from influence_core.curvature.kronecker import Layer
 from influence_core.curvature.kronecker_inverse import KroneckerInverse
@@ -17,7 +18,7 @@ from influence_core.curvature.lanczos import Eigenpairs, lanczos, largest_eigenv
 from influence_core.curvature.least_squares import Block, LeastSquares, solve_lsqr, solve_series
 from influence_core.curvature.operators import Fisher, GaussNewton, Hessian, Kind, Operator, mean_diagonal, operator
 from influence_core.curvature.outputs import Draw, at_outputs, linear_loss, output_hessian
-from influence_core.curvature.solvers import Product, Solution, conjugate_gradient, gmres, neumann
+from influence_core.curvature.solvers import Product, Solution, gmres, neumann
 from influence_core.curvature.vectors import Shapes, Vectors, flatten, unflatten
 
 __all__ = [

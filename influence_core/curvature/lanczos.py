@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from influence_core.curvature.solvers import Product
+from influence_core.curvature.vectors import orthogonalised
 from influence_core.errors import InvalidInput
 from influence_core.progress import track
 
@@ -66,17 +67,17 @@ def lanczos(product: Product, size: int, steps: int, *, like: Tensor, seed: int 
         w = product(basis[j : j + 1])[0]
         if not bool(torch.isfinite(w).all()):
             raise InvalidInput("a product with the curvature holds NaN or infinity: look at the weights and the data")
-        coefficients, w = _orthogonal(w, basis[: j + 1])
+        coefficients, w = orthogonalised(w, basis[: j + 1])
         small[: j + 1, j] = coefficients
         length = float(w.norm())
         largest = max(largest, float(small[: j + 1, j].norm()), length)
         if length > 100 * torch.finfo(like.dtype).eps * largest:
             following, beyond = w / length, length
         else:
-            following, beyond = _orthogonal(direction(), basis[: j + 1])[1], 0.0
+            following, beyond = orthogonalised(direction(), basis[: j + 1])[1], 0.0
         if j + 1 < steps:
             small[j + 1, j] = beyond
-            basis[j + 1] = _unit(_orthogonal(following, basis[: j + 1])[1])
+            basis[j + 1] = _unit(orthogonalised(following, basis[: j + 1])[1])
     values, vectors = torch.linalg.eigh((small + small.T) / 2)
     order = torch.arange(steps - 1, -1, -1, device=like.device)
     rotated = vectors[:, order].T
@@ -109,16 +110,6 @@ def largest_eigenvalue(product: Product, size: int, *, like: Tensor, steps: int 
             raise InvalidInput(f"the curvature times a random vector has norm {value}; expected a positive number")
         vector = image / value
     return value
-
-
-def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Coefficients in the basis and what is left, twice, so that it is orthogonal to rounding."""
-    total = torch.zeros(len(basis), dtype=torch.float64, device=vector.device)
-    for _ in range(2):
-        overlap = basis @ vector
-        vector = vector - overlap @ basis
-        total += overlap
-    return total, vector
 
 
 def _unit(vector: Tensor) -> Tensor:

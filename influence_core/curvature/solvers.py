@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from influence_core.curvature.vectors import orthogonalised
 from influence_core.errors import InvalidInput
 
 Product = Callable[[Tensor], Tensor]
@@ -36,86 +37,6 @@ class Solution:
     iterations: int
     converged: Tensor
     negative_curvature: Tensor
-
-
-def conjugate_gradient(
-    product: Product,
-    b: Tensor,
-    *,
-    tolerance: float = 1e-5,
-    max_iterations: int = 1000,
-    preconditioner: Product | None = None,
-) -> Solution:
-    """Conjugate gradients for a symmetric positive definite matrix (Hestenes and Stiefel 1952).
-
-    Rounding lets the recursion's residual drift from the true one: where it claims what is not so, it starts again from
-    x, as long as that helps.
-
-    Args:
-        product: The matrix.
-        b: Right-hand sides, ``[R, P]``.
-        tolerance: On the relative residual.
-        max_iterations: In all, restarts included.
-        preconditioner: An approximate inverse, symmetric and positive definite.
-
-    Returns:
-        The solution; columns with ``b = 0`` have ``x = 0``.
-
-    Example:
-        >>> a = torch.tensor([[2.0, 0.0], [0.0, 4.0]])
-        >>> conjugate_gradient(lambda rows: rows @ a, torch.tensor([[2.0, 4.0]])).x.round(decimals=3)
-        tensor([[1., 1.]])
-    """
-    _check(b, tolerance, max_iterations)
-    x, norms = torch.zeros_like(b), _norms(b)
-    negative = torch.zeros(len(b), dtype=torch.bool, device=b.device)
-    residual, used, best = b.clone(), 0, torch.full_like(norms, torch.inf)
-    while True:
-        relative = _norms(residual) / norms.clamp_min(_tiny(norms))
-        open_ = (relative > tolerance) & ~negative & (relative < 0.5 * best)
-        best = torch.minimum(best, relative)
-        if used >= max_iterations or not bool(open_.any()):
-            break
-        columns = open_.nonzero().flatten()
-        used += _cg_round(
-            product, x, residual, columns, negative, tolerance * norms, max_iterations - used, preconditioner
-        )
-        residual = b - product(x)
-    return Solution(x, relative, used, relative <= tolerance, negative)
-
-
-def _cg_round(
-    product: Product,
-    x: Tensor,
-    residual: Tensor,
-    columns: Tensor,
-    negative: Tensor,
-    targets: Tensor,
-    most: int,
-    preconditioner: Product | None,
-) -> int:
-    """Improve ``x`` in place for some columns until the recursion meets the targets; the number of steps."""
-    precondition = preconditioner or (lambda rows: rows)
-    r = residual[columns].clone()
-    z = precondition(r)
-    direction, rho = z.clone(), _dots(r, z)
-    for step in range(1, most + 1):
-        curved = product(direction)
-        curvature = _dots(direction, curved)
-        bad = curvature <= 0
-        negative[columns[bad]] = True
-        alpha = torch.where(bad, torch.zeros_like(rho), rho / torch.where(bad, torch.ones_like(rho), curvature))
-        x[columns] += alpha[:, None].to(x) * direction
-        r -= alpha[:, None].to(x) * curved
-        keep = (_norms(r) > targets[columns]) & ~bad
-        if not bool(keep.any()):
-            return step
-        columns, r, direction, rho = columns[keep], r[keep], direction[keep], rho[keep]
-        z = precondition(r)
-        rho_next = _dots(r, z)
-        direction = z + (rho_next / rho)[:, None].to(x) * direction
-        rho = rho_next
-    return most
 
 
 def gmres(
@@ -162,31 +83,28 @@ def gmres(
 def _gmres_cycle(product: Product, r: Tensor, targets: Tensor, most: int) -> tuple[Tensor, int]:
     """The best update from a Krylov space of at most so many dimensions, and how many it took."""
     columns, beta = len(r), _norms(r)
-    basis = [r / beta[:, None].to(r)]
+    basis = r.new_empty(columns, most + 1, r.shape[1])
+    basis[:, 0] = r / beta[:, None].to(r)
     hessenberg = torch.zeros(columns, most + 1, most, dtype=torch.float64, device=r.device)
     first = torch.zeros(columns, most + 1, 1, dtype=torch.float64, device=r.device)
     first[:, 0, 0] = beta
     steps = 0
     for j in range(most):
-        w = product(basis[j])
+        w = product(basis[:, j])
         scale = _norms(w)
-        for _ in range(2):
-            for i, v in enumerate(basis):
-                overlap = _dots(v, w)
-                hessenberg[:, i, j] += overlap
-                w = w - overlap[:, None].to(w) * v
+        for i in range(columns):
+            hessenberg[i, : j + 1, j], w[i] = orthogonalised(w[i], basis[i, : j + 1])
         length = _norms(w)
         fresh = length > 10 * torch.finfo(r.dtype).eps * scale  # else the space is invariant and holds the solution
         hessenberg[:, j + 1, j] = torch.where(fresh, length, torch.zeros_like(length))
         unit = w / torch.where(fresh, length, torch.ones_like(length))[:, None].to(w)
-        basis.append(torch.where(fresh[:, None], unit, torch.zeros_like(w)))
+        basis[:, j + 1] = torch.where(fresh[:, None], unit, torch.zeros_like(w))
         steps = j + 1
         coefficients = _least_squares(hessenberg[:, : steps + 1, :steps], first[:, : steps + 1])
         left = (first[:, : steps + 1] - hessenberg[:, : steps + 1, :steps] @ coefficients)[:, :, 0].norm(dim=1)
         if bool((left <= targets).all()) or not bool(fresh.any()):
             break
-    stacked = torch.stack(basis[:steps], dim=1)
-    return (coefficients[:, :, 0].to(r)[:, None] @ stacked)[:, 0], steps
+    return (coefficients[:, :, 0].to(r)[:, None] @ basis[:, :steps])[:, 0], steps
 
 
 def _least_squares(matrices: Tensor, right: Tensor) -> Tensor:
@@ -255,10 +173,6 @@ def _check(b: Tensor, tolerance: float, max_iterations: int) -> None:
             f"tolerance={tolerance}, max_iterations={max_iterations}: a tolerance of 0 or more and at least one "
             "iteration are needed"
         )
-
-
-def _dots(left: Tensor, right: Tensor) -> Tensor:
-    return (left * right).sum(1, dtype=torch.float64)
 
 
 def _norms(rows: Tensor) -> Tensor:

@@ -72,3 +72,30 @@ def _size(shape: tuple[int, ...]) -> int:
     for length in shape:
         size *= length
     return size
+
+
+def orthogonalised(vector: Tensor, basis: Tensor, dual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What is left of a vector without its share of a space, taken off twice so that it is orthogonal to rounding.
+
+    Once is not enough where little is left (Giraud et al. 2005).
+
+    Args:
+        vector: ``[P]``.
+        basis: Orthonormal rows, ``[K, P]``.
+        dual: Rows whose inner products with the basis are the identity, ``[K, P]``; by default the basis itself.
+
+    Returns:
+        The coefficients that were taken off, float64 ``[K]``, and what is left, ``[P]``.
+
+    Example:
+        >>> import torch
+        >>> orthogonalised(torch.tensor([3.0, 4.0]), torch.tensor([[1.0, 0.0]]))
+        (tensor([3.], dtype=torch.float64), tensor([0., 4.]))
+    """
+    measure = basis if dual is None else dual
+    total = torch.zeros(len(basis), dtype=torch.float64, device=vector.device)
+    for _ in range(2):
+        overlap = measure @ vector
+        vector = vector - overlap @ basis
+        total += overlap
+    return total, vector

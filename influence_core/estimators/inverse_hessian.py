@@ -107,6 +107,10 @@ class ConjugateGradient(_Iterative):
     :math:`\lambda` the study's weight decay, :math:`\delta` the damping. Exact up to the reported residual for this
     matrix; that the loss is at a minimum and the change is small remains an assumption.
 
+    Each test image of a block keeps up to 64 vectors of the model's size, together at most 1 GiB: see
+    ``influence_core.curvature.conjugate_gradient``. The smaller the damping, the more products a solve takes: on the
+    bundled digits, to a residual of 1e-4, about 40 with damping 1 and 90 with 0.1.
+
     Mislabel scores need a validation set: minus the influence on its mean loss. ``self_influence`` takes N solves, so
     N times as long as the influence on one test image: for a few thousand images of a small model at most.
 

@@ -280,9 +280,9 @@ def test_conjugate_gradients_stop_once_converged(restarts):
 
 def test_conjugate_gradients_honour_the_tolerance():
     generator = torch.Generator().manual_seed(0)
-    root = torch.randn(30, 30, generator=generator, dtype=DOUBLE)
-    matrix = root @ root.T + 0.1 * torch.eye(30, dtype=DOUBLE)
-    right = torch.randn(2, 30, generator=generator, dtype=DOUBLE)
+    root = torch.randn(100, 100, generator=generator, dtype=DOUBLE)
+    matrix = root @ root.T + 5 * torch.eye(100, dtype=DOUBLE)  # none takes the 100 steps that end it in any case
+    right = torch.randn(2, 100, generator=generator, dtype=DOUBLE)
     steps = []
     for tolerance in (1e-1, 1e-4, 1e-10):
         found = conjugate_gradient(lambda rows: rows @ matrix, right, tolerance=tolerance)
