@@ -28,9 +28,15 @@ def mistakes(study: ic.Study, label: int | None) -> Tensor:
 
 
 def flags(study: ic.Study, estimator: str) -> set[int] | None:
-    """Training images whose label the estimator suspects; ``None`` if it has no opinion, or none on this study.
+    """Training images whose label the estimator suspects.
 
-    Several explain a test image of any study, and need a validation set to say which labels are suspect.
+    Args:
+        study: the study.
+        estimator: lower-case name.
+
+    Returns:
+        Their ids; ``None`` if it has no opinion, or none on this study: several explain a test image of any study, but
+        need a validation set to say which labels are suspect.
     """
     if "mislabel_scores" not in type(ic.estimators.get(estimator)).gives():
         return None
