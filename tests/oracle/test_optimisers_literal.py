@@ -208,3 +208,16 @@ def test_adaptive_sharpness_does_not_see_the_scale_of_a_layer():
             ours.step(gradients)
     assert worst["asam"][0] == pytest.approx(worst["asam"][1], rel=1e-9)
     assert worst["sam"][0] != pytest.approx(worst["sam"][1], rel=1e-2)
+
+
+def test_only_a_parameters_own_name_makes_it_a_weight():
+    """A bias in a layer that is called after weights is a bias: its scale is 1."""
+    bias = nn.Parameter(torch.tensor([3.0, -2.0], dtype=torch.float64))
+    found = []
+
+    def gradients(frozen):
+        found.append(bias.detach().clone())
+        bias.grad = torch.tensor([0.6, 0.8], dtype=torch.float64)
+
+    ASAM(torch.optim.SGD([bias], lr=0.0), [("weighted.bias", bias)], rho=0.5).step(gradients)
+    assert torch.allclose(found[1] - found[0], torch.tensor([0.3, 0.4], dtype=torch.float64))
