@@ -77,6 +77,25 @@ def explanation(study: ic.Study, scores: ic.Scores, test_id: int, k: int, flags:
         if study.train.true_labels is not None:
             legend.append("~~struck~~ label: known to be wrong, the true one follows")
         st.caption(" · ".join(legend))
+        st.caption(trust(scores))
+
+
+def trust(scores: ic.Scores) -> str:
+    """How far the scores can be trusted, in a line: scale, share of the model, and how well a solver did."""
+    units = "in nats of test loss" if scores.scale == "nats" else "for the order only"
+    parts = [f"**How far to trust it** · numbers {units}"]
+    if scores.coverage.parameters < 0.9995:
+        parts.append(
+            f"from {scores.coverage.parameters:.1%} of the weights, "
+            f"{scores.coverage.gradient_norm:.0%} of the gradients' norm"
+        )
+    residual = scores.meta.get("residual")
+    if residual is not None:
+        stopped = "" if scores.meta.get("converged", True) else ", **not converged**"
+        parts.append(f"solved to a residual of {float(residual):.1g}{stopped}")
+    if float(scores.meta.get("response", 0.0)) > 1:
+        parts.append("**SAM's ascent turns faster than the weights move**: holds for small changes only")
+    return " · ".join(parts)
 
 
 def signed(score: float) -> str:

@@ -31,6 +31,15 @@ def texts(app: AppTest) -> str:
     return "\n".join(str(element.value) for element in shown)
 
 
+def test_an_explanation_says_how_far_to_trust_it() -> None:
+    assert "numbers for the order only" in texts(start("explain.py"))
+    last = texts(start("explain.py", estimator="lastlayer"))
+    demo = ic.demo.digits()
+    share = sum(p.numel() for p in demo.model[-1].parameters()) / sum(p.numel() for p in demo.model.parameters())
+    assert f"in nats of test loss · from {share:.1%} of the weights" in last
+    assert "solved to a residual of" in last
+
+
 def test_the_estimators_to_choose_are_those_with_scores_to_show() -> None:
     box = start().sidebar.selectbox(key="estimator")
     kinds = {c.name: c.gives() for c in ic.estimators.all_estimators() if c.__module__.startswith("influence_core.")}
