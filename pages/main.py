@@ -27,5 +27,8 @@ page = st.navigation(
 st.session_state["choice"] = frame.sidebar()
 try:
     page.run()
+except ic.NotSupported as error:
+    errors.show(error)
+    frame.another_way(st.session_state["choice"])
 except ic.InfluenceError as error:
     errors.show(error)

@@ -20,8 +20,7 @@ scores = results.influence(study, choice.estimator, test_id)
 flags = panels.flags(study, choice.estimator)
 panels.explanation(study, scores, test_id, k=5, flags=flags, key="overview")
 with st.container(horizontal=True, vertical_alignment="center"):
-    if st.button("Explain another", icon=":material/arrow_forward:", type="primary"):
-        st.switch_page("explain.py", query_params=frame.keep())
+    st.page_link("explain.py", label="**Explain another**", icon=":material/arrow_forward:")
     frame.copy_as_python(
         choice,
         f"{frame.fit_line(choice.estimator)}\nscores = estimator.influence(test=[{test_id}])\n"

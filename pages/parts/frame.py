@@ -101,6 +101,16 @@ def heading(title: str, lead: str) -> None:
     st.markdown(lead)
 
 
+def another_way(choice: Choice) -> None:
+    """After a refusal: the page where the chosen estimator does answer.
+
+    Links, not buttons: ``st.switch_page`` refuses to leave while the URL holds a selector.
+    """
+    kind = type(ic.estimators.get(choice.estimator))
+    if "influence" not in kind.gives() and "mislabel_scores" in kind.gives():
+        st.page_link("mislabels.py", label=f"**Find wrong labels with {kind.title}**", icon=":material/flag:")
+
+
 def copy_as_python(choice: Choice, lines: str, key: str) -> None:
     """A button that shows the lines of ``influence_core`` that make the panel beside it.
 
@@ -116,8 +126,3 @@ def copy_as_python(choice: Choice, lines: str, key: str) -> None:
 def fit_line(name: str) -> str:
     """Python that fits the estimator called ``name``."""
     return f"estimator = ic.estimators.{type(ic.estimators.get(name)).__name__}().fit(study)"
-
-
-def keep() -> dict[str, str]:
-    """The selectors as query parameters, for links between pages."""
-    return {key: st.query_params[key] for key in ("run", "estimator", "class") if key in st.query_params}

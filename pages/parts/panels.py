@@ -92,7 +92,7 @@ def trust(scores: ic.Scores) -> str:
     residual = scores.meta.get("residual")
     if residual is not None:
         stopped = "" if scores.meta.get("converged", True) else ", **not converged**"
-        parts.append(f"solved to a residual of {float(residual):.1g}{stopped}")
+        parts.append(f"solved to a residual of {float(residual):.1g}{stopped}" if residual else "solved exactly")
     if float(scores.meta.get("response", 0.0)) > 1:
         parts.append("**SAM's ascent turns faster than the weights move**: holds for small changes only")
     return " · ".join(parts)

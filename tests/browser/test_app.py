@@ -92,6 +92,26 @@ def test_a_click_and_a_key_choose_another_mistake(server: Server, watched: Open,
     assert view.problems == []
 
 
+@pytest.mark.parametrize(
+    ("begin", "link", "title"),
+    [
+        ("/?estimator=lastlayer", "Explain another", "Explain"),
+        ("/explain?estimator=loss", "Find wrong labels with Loss (control)", "Mislabels"),
+    ],
+)
+def test_a_link_to_another_page_keeps_the_estimator(
+    server: Server, watched: Open, begin: str, link: str, title: str
+) -> None:
+    view = watched()
+    view.open(f"{server.url}{begin}", wait_for="[data-testid=stPageLink]")
+    view.page.get_by_role("link", name=link).click()
+    view.page.get_by_role("heading", name=title, exact=True).wait_for()
+    view.settle()
+    assert view.page.url.split("?")[1] == begin.split("?")[1]
+    assert view.page.get_by_text("Something went wrong").count() == 0
+    assert view.problems == []
+
+
 def test_a_square_of_the_confusion_matrix_filters_the_mistakes(server: Server, watched: Open, demo: ic.Study) -> None:
     view = watched()
     view.open(f"{server.url}/explain")
