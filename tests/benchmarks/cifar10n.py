@@ -144,7 +144,7 @@ def main(
         settings = SETTINGS[size].get(name, {})
         try:
             row = _judged(one, name, settings)
-        except Exception:  # one method's failure must not lose an hour's work of the others
+        except (ic.InfluenceError, RuntimeError, ValueError):  # one failure must not lose an hour of the others
             traceback.print_exc()
             continue
         typer.echo(_line(row))
