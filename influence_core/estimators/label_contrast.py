@@ -68,9 +68,10 @@ class LabelContrast(FVM):
     ===============================  =====  ===========  =====  =========  ========
 
     Both contrasts find clearly more than q from 20 % on and most where one class is taken for another; at 10 % nothing
-    is gained. Neither beats the plain loss at the tuned model, within the spread of the seeds: what finds the labels is
-    the clean validation set. What the contrast adds to that loss is its meaning, the cost of a label in weights and on
-    the validation set.
+    is gained. On the real noise of CIFAR-10N ("worse" labels, a small ResNet, one seed) q has 80.5, "studentised" 91.2,
+    the tuned loss 91.4. Neither beats the plain loss at the tuned model, within the spread of the seeds: what finds the
+    labels is the clean validation set. What the contrast adds to that loss is its meaning, the cost of a label in
+    weights and on the validation set.
 
     Args:
         statistic: "studentised" or "norms".
