@@ -133,14 +133,14 @@ class GEX(GeometricEnsemble):
     Positive is helpful: where fine-tuning forgets the training image, it forgets the test image as well. No gradient
     takes part, so scores need not be quadratic in one, and may have two modes.
 
-    The paper has no floor, its code one of 0.05 on the baseline alone: ``loss_floor=0.05, floor_sides="baseline"``.
-    An image that the model is certain of (loss near 0) then shows a change of -f that never happened. Where members
-    move far that drowns in the others' changes. But where the model has fitted its training set, and two passes move
-    few losses above f, it ranks certain images above memorised ones: digits with 10 % wrong labels, a network that
-    learnt all of them by heart, AUC 6. With the floor on both sides an image below it shows no change, which leaves
-    nearly all scores zero there (AUC 53); without a floor the AUC is 92, and 95 with ten passes a member. Hence the
-    default of 0. Where nothing is memorised the floor changes little. For mislabel scores against the validation set,
-    it is on the mean loss, as in the code.
+    The paper has no floor, its code one of 0.05 on the baseline alone: ``loss_floor=0.05, floor_sides="baseline"``. An
+    image that the model is certain of (loss near 0) then shows a change of -f that never happened. Where members move
+    far that drowns in the others' changes. But where the model has fitted its training set, and two passes move few
+    losses above f, it ranks certain images above memorised ones: digits with 10 % wrong labels, a network that learnt
+    all of them by heart, AUC 5. With the floor on both sides an image below it shows no change, which leaves nearly all
+    scores zero there (AUC 53); without a floor the AUC is 93, and 94 with ten passes a member
+    (``tests/benchmarks/mislabels.py --memorised``, seeds 0 to 2). Hence the default of 0. Where nothing is memorised
+    the floor changes little. For mislabel scores against the validation set, it is on the mean loss, as in the code.
 
     Args:
         loss_floor: f in nats; changes among losses below it count as none. 0 for no floor.
