@@ -1,7 +1,7 @@
 """Estimators: which training images did it?"""
 
 from influence_core.estimators.arnoldi import Arnoldi
-from influence_core.estimators.base import Estimator
+from influence_core.estimators.base import Estimator, all_estimators
 from influence_core.estimators.confident_learning import ConfidentLearning
 from influence_core.estimators.controls import Loss, Random, TunedLoss
 from influence_core.estimators.datainf import DataInf
@@ -15,7 +15,7 @@ from influence_core.estimators.label_contrast import LabelContrast
 from influence_core.estimators.laplace import Laplace
 from influence_core.estimators.last_layer import LastLayer
 from influence_core.estimators.projections import TRAK, RandProj, TracInRP
-from influence_core.estimators.registry import all_estimators, available, get
+from influence_core.estimators.registry import available, get
 from influence_core.estimators.sam_trajectory import SAMGIF
 from influence_core.estimators.sharpness_aware import SAMHIF, SAMIF
 from influence_core.estimators.tracin import TracIn

@@ -48,6 +48,7 @@ class Arnoldi(HessianBased):
     exempt: ClassVar[dict[str, str]] = {
         "rotated_inputs": "its first vector belongs to its coordinates, so that a truncated basis is another one",
     }
+    learned: ClassVar[tuple[str, ...]] = ("damping_", "error_", "features_", "values_", "vectors_")
 
     rank: int = 20
     steps: int = 100

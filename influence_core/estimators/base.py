@@ -6,6 +6,7 @@ of what its theory gives::
     @dataclass
     class MyEstimator(Estimator):
         name = "my_estimator"
+        learned = ("features_",)                  # what fit sets and a file may hold
         strength: float = 1.0
 
         def _fit(self, study): ...                # learn; attributes end in an underscore
@@ -14,8 +15,10 @@ of what its theory gives::
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -23,9 +26,11 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor
 
-from influence_core.errors import InvalidInput, NotFitted, NotSupported
+from influence_core.errors import InfluenceError, InvalidInput, NotFitted, NotSupported, StaleResult
 from influence_core.estimators.parameters import check_numbers, check_types
-from influence_core.measure import measure
+from influence_core.estimators.state import Reader, Writer
+from influence_core.measure import Cost, measure
+from influence_core.models import load_tensors, read_facts, save_tensors
 from influence_core.scores import Coverage, Kind, Scale, Scores
 from influence_core.study import Study
 
@@ -37,6 +42,8 @@ GIVES = {
     "parameter_change": "_parameter_change",
 }
 """Public method -> the private method that an estimator overrides to support it."""
+
+_OWN = ("study_", "fit_cost_")
 
 
 @dataclass
@@ -52,6 +59,8 @@ class Estimator(ABC):
         reasons: public method -> why the theory does not give it.
         scales: kind of scores -> "nats"; "rank only" where not named.
         exempt: check of ``ic.testing`` -> why the theory does not give what it asks for.
+        learned: names of the attributes that ``fit`` sets; a file can set these and no others.
+        learned_classes: dataclasses that a learned value may consist of, beside those of this package.
     """
 
     name: ClassVar[str]
@@ -62,6 +71,8 @@ class Estimator(ABC):
     reasons: ClassVar[dict[str, str]] = {}
     scales: ClassVar[dict[str, Scale]] = {}
     exempt: ClassVar[dict[str, str]] = {}
+    learned: ClassVar[tuple[str, ...]] = ()
+    learned_classes: ClassVar[tuple[type, ...]] = ()
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that make no sense; subclasses override ``_check_parameters``."""
@@ -111,9 +122,29 @@ class Estimator(ABC):
             NotFitted: before ``fit``.
             NotSupported: if something that was learned cannot be written; the message names it.
         """
-        from influence_core.estimators import saving
+        if not hasattr(self, "study_"):
+            raise NotFitted(f"fit first: {type(self).__name__}(...).fit(study).save({str(path)!r})")
+        writer = Writer(self.study_, self.learned_classes, self.title)
+        learned = {n: v for n, v in vars(self).items() if n.endswith("_") and n not in _OWN}
+        undeclared = sorted(learned.keys() - self.declared())
+        if undeclared:
+            raise NotSupported(
+                f"{self.title} cannot be saved: it learned {undeclared[0]!r}, which its class does not declare. A file "
+                f"may only set what is declared: learned: ClassVar[tuple[str, ...]] = ({undeclared[0]!r},)"
+            )
+        facts = {
+            "name": self.name,
+            "study": self.study_.fingerprint,
+            "parameters": {n: writer.encode(v, f"parameters/{n}") for n, v in self.get_params().items()},
+            "learned": {n: writer.encode(v, n) for n, v in learned.items()},
+            "cost": [self.fit_cost_.seconds, self.fit_cost_.peak_memory_mib],
+        }
+        save_tensors(path, writer.tensors, {"estimator": json.dumps(facts)})
 
-        saving.save(self, path)
+    @classmethod
+    def declared(cls) -> set[str]:
+        """Names of all attributes that this estimator may learn, its bases' included."""
+        return {name for base in cls.__mro__ for name in vars(base).get("learned", ())}
 
     @classmethod
     def load(cls, path: str | Path, study: Study) -> Self:
@@ -130,9 +161,44 @@ class Estimator(ABC):
             InvalidInput: if the file holds no such estimator.
             StaleResult: if it was fitted on another study.
         """
-        from influence_core.estimators import saving
+        tensors, facts = load_tensors(path), read_facts(path, "estimator")
+        if facts is None:
+            raise InvalidInput(f"{path} holds no estimator; write one with estimator.fit(study).save(path)")
+        with _as_saved_by_this_version(path):
+            found = cls._named(facts["name"], path)
+            if facts["study"] != study.fingerprint:
+                raise StaleResult(
+                    f"{path} holds a {found.__name__} that was fitted on another study (fingerprint "
+                    f"{facts['study'][:12]}, this one has {study.fingerprint[:12]}): fit it again on {study.name!r}"
+                )
+            reader = Reader(study, tensors, found.learned_classes)
+            for name in facts["parameters"]:
+                if name not in {f.name for f in fields(found)}:
+                    raise InvalidInput(f"{path} has the parameter {name!r}, which {found.__name__} has not")
+            for name in facts["learned"]:
+                if name not in found.declared() or hasattr(found, name):
+                    raise InvalidInput(f"{path} holds {name!r}, which {found.__name__} does not learn: fit it again")
+            estimator = found(**{n: reader.decode(v) for n, v in facts["parameters"].items()})
+            for name, value in facts["learned"].items():
+                setattr(estimator, name, reader.decode(value))
+            seconds, memory = facts["cost"]
+            estimator.fit_cost_ = Cost(float(seconds), None if memory is None else float(memory))
+        estimator.study_ = study
+        return cast(Self, estimator)
 
-        return cast(Self, saving.load(cls, path, study))
+    @classmethod
+    def _named(cls, name: str, path: str | Path) -> type[Estimator]:
+        """The class that a file names, which has to be this one unless this one is abstract."""
+        if hasattr(cls, "name"):
+            if cls.name != name:
+                raise InvalidInput(
+                    f"{path} holds the estimator {name!r}, not {cls.name!r}: use Estimator.load(path, study)"
+                )
+            return cls
+        known = {c.name: c for c in all_estimators()}
+        if name not in known:
+            raise InvalidInput(f"{path} holds the estimator {name!r}, which is not known here: import its module first")
+        return known[name]
 
     def influence(self, test: int | Sequence[int] | Tensor | None = None) -> Scores:
         """Effect of each training image on the loss of test images.
@@ -243,7 +309,7 @@ class Estimator(ABC):
         }
         for need in sorted(self.needs):
             if getattr(study, need) is None:
-                others = _names([cls for cls in _all() if need not in cls.needs])
+                others = _names([cls for cls in all_estimators() if need not in cls.needs])
                 raise NotSupported(
                     f"{self.title} needs {how[need]}; the study {study.name!r} has none. Without it: {others}."
                 )
@@ -251,7 +317,7 @@ class Estimator(ABC):
     def _require(self, public: str) -> None:
         if public not in self.gives():
             reason = self.reasons.get(public, "its theory does not define it")
-            others = _names([cls for cls in _all() if public in cls.gives()])
+            others = _names([cls for cls in all_estimators() if public in cls.gives()])
             raise NotSupported(
                 f"{self.title} gives no {public.replace('_', ' ')}: {reason}. Estimators that do: {others}."
             )
@@ -307,10 +373,32 @@ def _largest(*values: float | None) -> float | None:
     return max(known) if known else None
 
 
-def _all() -> list[type[Estimator]]:
-    from influence_core.estimators.registry import all_estimators
+@contextmanager
+def _as_saved_by_this_version(path: str | Path) -> Iterator[None]:
+    """Whatever a changed file makes the reader trip over is refused in a sentence."""
+    try:
+        yield
+    except InfluenceError:
+        raise
+    except Exception as error:
+        raise InvalidInput(f"{path} is not what Estimator.save of this version writes: {error!r}") from error
 
-    return all_estimators()
+
+def all_estimators() -> list[type[Estimator]]:
+    """The estimators of this package and those that others derived from ``Estimator``.
+
+    Returns:
+        The classes, sorted by name. One that states no ``name`` of its own is a variant of the class it derives from,
+        and is not listed.
+    """
+    found: set[type[Estimator]] = set()
+    waiting: list[type[Estimator]] = list(Estimator.__subclasses__())
+    while waiting:
+        cls = waiting.pop()
+        waiting += cls.__subclasses__()
+        if "name" in vars(cls):
+            found.add(cls)
+    return sorted(found, key=lambda cls: cls.name)
 
 
 def _names(classes: list[type[Estimator]]) -> str:

@@ -58,6 +58,7 @@ class ConfidentLearning(FromScratch):
         ("influence", "self_influence", "parameter_change"),
         "it asks models that never saw an image, and not what the image does to the model",
     )
+    learned: ClassVar[tuple[str, ...]] = ("flagged_", "log_probabilities_", "scores_")
 
     folds: int = 2
     method: Literal["self_confidence", "normalized_margin", "confidence_weighted_entropy"] = "self_confidence"

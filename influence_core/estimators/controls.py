@@ -32,6 +32,7 @@ class Loss(Estimator):
         "label_influence": "the loss of each label only repeats the model's prediction",
     }
     scales: ClassVar[dict[str, Scale]] = {"mislabel": "nats"}
+    learned: ClassVar[tuple[str, ...]] = ("losses_",)
 
     def _fit(self, study: Study) -> None:
         self.losses_ = study.losses("train")
@@ -70,6 +71,7 @@ class TunedLoss(FlatValidationTuned):
     cost: ClassVar[str] = "2 x steps x batch backward + N forward"
     reasons: ClassVar[dict[str, str]] = Loss.reasons
     scales: ClassVar[dict[str, Scale]] = Loss.scales
+    learned: ClassVar[tuple[str, ...]] = ("losses_",)
 
     def _fit(self, study: Study) -> None:
         self.losses_ = study.loss(model_outputs(self._tuned(study), study.train), study.train.labels)
@@ -97,6 +99,7 @@ class Random(Estimator):
         ("influence", "self_influence", "label_influence", "parameter_change"),
         "random numbers are a control for detection alone",
     )
+    learned: ClassVar[tuple[str, ...]] = ("scores_",)
     exempt: ClassVar[dict[str, str]] = {
         "planted_wrong_labels": "it knows nothing of labels, which is its purpose",
         "depends_on_the_study": "it knows nothing of the study, which is its purpose",

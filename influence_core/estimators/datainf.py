@@ -42,6 +42,7 @@ class DataInf(HessianBased):
     paper: ClassVar[str] = "Kwon et al. 2024"
     cost: ClassVar[str] = "N backward; influence 2 N + M backward; self-influence N^2 inner products"
     scales: ClassVar[dict[str, Scale]] = {}
+    learned: ClassVar[tuple[str, ...]] = ("damping_", "norms_")
 
     damping: float = 0.1
 

@@ -44,6 +44,7 @@ class EKFAC(HessianBased):
     paper: ClassVar[str] = "Grosse et al. 2023; George et al. 2018"
     cost: ClassVar[str] = "2 N backward + eigendecompositions; influence N + M backward"
     exempt: ClassVar[dict[str, str]] = {"rotated_inputs": "labels are drawn by the content of an image"}
+    learned: ClassVar[tuple[str, ...]] = ("kfac_",)
 
     damping: float = 0.1
     labels: Draw = "sampled"

@@ -103,6 +103,7 @@ class VM(ValidationTuned):
         "self_influence": "q measures disagreement with the validation set, not what the image does to itself"
     }
     exempt: ClassVar[dict[str, str]] = {"rotated_inputs": "a diagonal metric belongs to its coordinates"}
+    learned: ClassVar[tuple[str, ...]] = ("damping_", "inverse_fisher_", "model_", "solved_", "solver_facts_")
 
     damping: float | None = None
     metric: Metric = "diagonal"

@@ -31,6 +31,7 @@ class FromScratch(Estimator):
         ("influence", "self_influence", "parameter_change"),
         "it looks at what training makes of each image, not at what the image does to the model",
     ) | {"label_influence": "it measures how hard the given label is to learn, and looks at no other"}
+    learned: ClassVar[tuple[str, ...]] = ("recipe_",)
     exempt: ClassVar[dict[str, str]] = {
         "order_of_training_images": "training draws batches by place in the dataset",
         "rotated_inputs": "new weights are drawn in the coordinates of the inputs",

@@ -62,6 +62,7 @@ class Partial(Estimator):
     reasons: ClassVar[dict[str, str]] = dict.fromkeys(
         ("influence", "self_influence", "mislabel_scores", "label_influence"), _NO_SCORES
     )
+    learned: ClassVar[tuple[str, ...]] = ("edit_",)
     exempt: ClassVar[dict[str, str]] = {
         "parameter_change_of_a_group": "the curvature is that of the images that stay, which are others for each group"
     }

@@ -36,6 +36,8 @@ class _Iterative(HessianBased):
     would take N.
     """
 
+    learned: ClassVar[tuple[str, ...]] = ("damping_", "solved_")
+
     damping: float = 0.1
     curvature: Kind = "ggn"
     tolerance: float = 1e-4
@@ -176,6 +178,7 @@ class LiSSA(_Iterative):
     title: ClassVar[str] = "LiSSA"
     paper: ClassVar[str] = "Agarwal et al. 2017; Koh and Liang 2017"
     cost: ClassVar[str] = "M x steps x 3 N backward + N backward; self-influence N x steps x 3 N"
+    learned: ClassVar[tuple[str, ...]] = ("scale_",)
 
     steps: int = 100
     seed: int = 0

@@ -81,6 +81,7 @@ class LabelContrast(FVM):
     title: ClassVar[str] = "Label contrast"
     paper: ClassVar[str] = "this package; after flat validation minima, 2025"
     cost: ClassVar[str] = "2 x steps x batch backward + V backward + N forward and K N backward"
+    learned: ClassVar[tuple[str, ...]] = ("contrasts_",)
 
     statistic: Statistic = "studentised"
 

@@ -98,6 +98,7 @@ class Laplace(LossChanges):
     paper: ClassVar[str] = "Kim et al. 2023 (LA); Ritter et al. 2018"
     cost: ClassVar[str] = "2 N backward + eigendecompositions; samples x (N + M) forward"
     exempt: ClassVar[dict[str, str]] = {"rotated_inputs": "weights are drawn coordinate by coordinate"}
+    learned: ClassVar[tuple[str, ...]] = ("added_",)
 
     structure: Literal["kfac", "diagonal", "full"] = "kfac"
     linearised: bool = False

@@ -57,6 +57,7 @@ class LastLayer(HessianBased):
     title: ClassVar[str] = "Last layer"
     paper: ClassVar[str] = "Koh and Liang 2017 (last layer)"
     cost: ClassVar[str] = "N forward + one factorisation; a test image 1 forward"
+    learned: ClassVar[tuple[str, ...]] = ("damping_", "factor_", "features_", "path_", "residual_")
 
     damping: float = 0.1
 

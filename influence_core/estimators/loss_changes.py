@@ -29,6 +29,7 @@ class LossChanges(Estimator):
     """
 
     reasons: ClassVar[dict[str, str]] = {"label_influence": "it watches the losses of the given labels"}
+    learned: ClassVar[tuple[str, ...]] = ("changes_",)
 
     detect_by: Literal["self", "validation"] = field(default="self", kw_only=True)
 

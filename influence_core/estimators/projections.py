@@ -70,6 +70,7 @@ class RandProj(Estimator):
     cost: ClassVar[str] = "N backward; a test image 1 backward"
     reasons: ClassVar[dict[str, str]] = _TRAINED_LABELS
     exempt: ClassVar[dict[str, str]] = _ROTATED
+    learned: ClassVar[tuple[str, ...]] = ("features_",)
 
     dim: int = 512
     projection: Kind = "sketch"
@@ -118,6 +119,7 @@ class TracInRP(Estimator):
     cost: ClassVar[str] = "C N backward; a test image C backward"
     reasons: ClassVar[dict[str, str]] = _TRAINED_LABELS
     exempt: ClassVar[dict[str, str]] = _ROTATED
+    learned: ClassVar[tuple[str, ...]] = ("checkpoints_", "weights_", "features_")
 
     dim: int = 512
     weights: Literal["equal", "learning_rate"] = "equal"
@@ -187,6 +189,7 @@ class TRAK(Estimator):
     cost: ClassVar[str] = "C N backward and C k^3; a test image C backward"
     reasons: ClassVar[dict[str, str]] = _TRAINED_LABELS
     exempt: ClassVar[dict[str, str]] = _ROTATED
+    learned: ClassVar[tuple[str, ...]] = ("checkpoints_", "damping_", "doubts_", "features_", "leverages_")
 
     dim: int = 512
     damping: float = 0.1

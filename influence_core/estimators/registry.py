@@ -8,24 +8,7 @@ from typing import Any
 import pandas as pd
 
 from influence_core.errors import InvalidInput
-from influence_core.estimators.base import Estimator
-
-
-def all_estimators() -> list[type[Estimator]]:
-    """The estimators of this package and those that others derived from ``Estimator``.
-
-    Returns:
-        The classes, sorted by name. One that states no ``name`` of its own is a variant of the class it derives from,
-        and is not listed.
-    """
-    found: set[type[Estimator]] = set()
-    waiting: list[type[Estimator]] = list(Estimator.__subclasses__())
-    while waiting:
-        cls = waiting.pop()
-        waiting += cls.__subclasses__()
-        if "name" in vars(cls):
-            found.add(cls)
-    return sorted(found, key=lambda cls: cls.name)
+from influence_core.estimators.base import Estimator, all_estimators
 
 
 def get(name: str, **parameters: Any) -> Estimator:

@@ -43,6 +43,7 @@ class _SharpnessAware(_Iterative):
     """Training gradients at the perturbed weights, test gradients at the trained ones."""
 
     reasons: ClassVar[dict[str, str]] = _REASONS
+    learned: ClassVar[tuple[str, ...]] = ("ascent_", "perturbed_", "rho_", "rho_from_")
 
     rho: float | None = None
     p: float = 2.0
@@ -184,6 +185,7 @@ class SAMHIF(_SharpnessAware):
     paper: ClassVar[str] = "Ren et al. 2025 (theorem 4.5)"
     cost: ClassVar[str] = "M x iterations x 6 N backward + 3 N backward"
     solve_bytes: ClassVar[int] = 4 * 2**20  # the Krylov space of each right-hand side has RESTART times its size
+    learned: ClassVar[tuple[str, ...]] = ("response_", "scale_")
 
     variant: Literal["full", "paper"] = "full"
     max_iterations: int = 200

@@ -44,6 +44,7 @@ class TracIn(Estimator):
     needs: ClassVar[frozenset[str]] = frozenset({"trajectory"})
     cost: ClassVar[str] = "C (N + M) backward"
     reasons: ClassVar[dict[str, str]] = {"label_influence": "it explains the labels that were trained on"}
+    learned: ClassVar[tuple[str, ...]] = ("checkpoints_", "weights_")
 
     weights: Literal["learning_rate", "equal"] = "learning_rate"
     last: int | None = None

@@ -43,6 +43,7 @@ class EL2N(FromScratch):
     title: ClassVar[str] = "EL2N"
     paper: ClassVar[str] = "Paul et al. 2021"
     cost: ClassVar[str] = "runs x epochs x N backward + runs x N forward"
+    learned: ClassVar[tuple[str, ...]] = ("scores_",)
 
     runs: int = 5
     epoch_share: float = 0.1
@@ -101,6 +102,7 @@ class Forgetting(FromScratch):
     title: ClassVar[str] = "Forgetting"
     paper: ClassVar[str] = "Toneva et al. 2019"
     cost: ClassVar[str] = "epochs x N backward; from C checkpoints: C N forward"
+    learned: ClassVar[tuple[str, ...]] = ("scores_",)
 
     source: Literal["training", "checkpoints"] = "training"
     break_ties: bool = False

@@ -27,6 +27,7 @@ class _Named:
     title: ClassVar[str] = "Sound"
     paper: ClassVar[str] = "none"
     cost: ClassVar[str] = "P^3"
+    learned: ClassVar[tuple[str, ...]] = ("rows_", "inverse_", "own_")
 
 
 @dataclass

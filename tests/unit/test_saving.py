@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import re
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 
 import influence_core as ic
-from influence_core.errors import InvalidInput, NotFitted, StaleResult
+from influence_core.errors import InvalidInput, NotFitted, NotSupported, StaleResult
 from influence_core.estimators import FVM, RandProj, TracIn
 from influence_core.models import load_tensors, read_facts, save_tensors
 from tests.helpers import study
@@ -61,28 +65,131 @@ def test_refusals(small, tmp_path):
         RandProj.load(tmp_path / "scores.safetensors", small)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"name": "randprog"}, "'randprog', not 'randproj'"),
-        ({"parameters": {"width": 3}}, "parameter 'width', which RandProj has not"),
-        ({"parameters": {"dim": 1}}, "dim is 1"),
-        ({"learned": {"features_": {"tensor": "gone"}}}, "is not what Estimator.save of this version writes"),
-        ({"learned": {"features_": {"unknown": 1}}}, "is not what Estimator.save of this version writes"),
-        ({"learned": {"x_": {"object": "os:system", "state": {}}}}, "asks for os:system"),
-        ({"learned": {"x_": {"object": "influence_core.study:Nothing", "state": {}}}}, "is not what Estimator.save"),
-        ({"learned": {"x_": {"object": "influence_core.losses:cross_entropy", "state": {}}}}, "which is no class"),
-    ],
-)
-def test_files_that_were_tampered_with(small, tmp_path, changes, message):
+class Trap:
+    """What an attacker would like to have made; no dataclass, and on no list."""
+
+    def __del__(self) -> None:
+        SPRUNG.append("deleted")
+
+
+@dataclass
+class TrapToo:
+    """A dataclass, but one that no estimator declares."""
+
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        SPRUNG.append(self.command)
+
+
+SPRUNG: list[str] = []
+LEARNT = {"features_": {"tensor": "features_"}}
+
+TAMPERED = {
+    "another estimator": ({"name": "randprog"}, "'randprog', not 'randproj'"),
+    "a name that is no text": ({"name": ["randproj"]}, "not 'randproj'"),
+    "a parameter that there is not": ({"parameters": {"width": 3}}, "parameter 'width', which RandProj has not"),
+    "a parameter out of range": ({"parameters": {"dim": 1}}, "dim is 1"),
+    "a parameter that is an object": (
+        {"parameters": {"dim": {"object": "subprocess:Popen", "state": {}}}},
+        "asks for subprocess:Popen, which is none of Ascent",
+    ),
+    "a tensor that is not there": ({"learned": {"features_": {"tensor": "gone"}}}, "is not what Estimator.save"),
+    "a kind that there is not": ({"learned": {"features_": {"unknown": 1}}}, "a value of the kind unknown"),
+    "two kinds at once": ({"learned": {"features_": {"tensor": "features_", "tuple": []}}}, "of the kind"),
+    "a function": ({"learned": {"features_": {"object": "os:system", "state": {}}}}, "asks for os:system"),
+    "a class of this package": (
+        {"learned": {"features_": {"object": "influence_core.study:Study", "state": {}}}},
+        "asks for influence_core.study:Study",
+    ),
+    "a walk over attributes": (
+        {"learned": {"features_": {"object": "influence_core.progress:warnings.sys.modules", "state": {}}}},
+        "asks for influence_core.progress:warnings",
+    ),
+    "a class with a destructor": (
+        {"learned": {"features_": {"object": "tests.unit.test_saving:Trap", "state": {}}}},
+        "asks for tests.unit.test_saving:Trap",
+    ),
+    "the same by its bare name": ({"learned": {"features_": {"object": "Trap", "state": {}}}}, "asks for Trap"),
+    "a dataclass nobody declared": (
+        {"learned": {"features_": {"object": "TrapToo", "state": {"command": "sprung"}}}},
+        "asks for TrapToo",
+    ),
+    "fields that a class has not": (
+        {"learned": {"features_": {"object": "Coverage", "state": {"__class__": 1}}}},
+        "a Coverage with __class__",
+    ),
+    "another class's private dict": (
+        {"learned": {"features_": {"object": "Coverage", "state": {"__dict__": {"dict": []}}}}},
+        "a Coverage with __dict__",
+    ),
+    "an attribute of torch for a type": ({"learned": {"features_": {"dtype": "load"}}}, "number type 'load'"),
+    "a dotted attribute for a type": ({"learned": {"features_": {"dtype": "hub.load"}}}, "number type 'hub.load'"),
+    "a type that is no text": ({"learned": {"features_": {"dtype": ["float32"]}}}, "is not what Estimator.save"),
+    "a device that there is not": ({"learned": {"features_": {"device": "file:///etc/passwd"}}}, "the device"),
+    "a part that a study has not": ({"learned": {"features_": {"study": "__dict__"}}}, "the study's '__dict__'"),
+    "a method of the study": ({"learned": {"features_": {"study": "save"}}}, "the study's 'save'"),
+    "a checkpoint that there is not": ({"learned": {"features_": {"checkpoint": 99}}}, "checkpoint 99"),
+    "a checkpoint from behind": ({"learned": {"features_": {"checkpoint": -1}}}, "checkpoint -1"),
+    "a replaced method": ({"learned": {"_influence": {"study": "loss"}}}, "holds '_influence', which RandProj"),
+    "a replaced public method": ({"learned": {"influence": {"study": "loss"}}}, "holds 'influence', which RandProj"),
+    "a special method": ({"learned": {"__class__": {"study": ""}}}, "holds '__class__', which RandProj"),
+    "a name with an underscore": ({"learned": {**LEARNT, "other_": 1}}, "holds 'other_', which RandProj"),
+    "the study": ({"learned": {"study_": {"study": ""}}}, "holds 'study_', which RandProj"),
+    "values as a list": ({"learned": []}, "is not what Estimator.save"),
+    "a cost that is text": ({"cost": ["a", "b"]}, "is not what Estimator.save"),
+    "a thousand brackets": ({"learned": {"features_": json.loads("[" * 400 + "]" * 400)}}, None),
+}
+
+
+@pytest.mark.parametrize("way", TAMPERED)
+def test_files_that_were_tampered_with(small, tmp_path, way):
+    changes, message = TAMPERED[way]
     path = tmp_path / "randproj.safetensors"
     RandProj(dim=8).fit(small).save(path)
-    with pytest.raises(InvalidInput, match=message):
-        RandProj.load(rewritten(path, **changes), small)
+    SPRUNG.clear()
+    if message is None:
+        RandProj.load(rewritten(path, **changes), small)  # a value of the wrong kind, but no code
+    else:
+        with pytest.raises(InvalidInput, match=re.escape(message)):
+            RandProj.load(rewritten(path, **changes), small)
+    gc.collect()
+    assert SPRUNG == []
+    assert RandProj(dim=8).fit(small).influence().values.shape == (24, 9)  # the class is what it was
+
+
+def test_only_dataclasses_may_be_learned(small, tmp_path):
+    class Greedy(RandProj):
+        learned_classes = (Trap,)
+
+    with pytest.raises(TypeError, match="is no dataclass"):
+        Greedy(dim=8).fit(small).save(tmp_path / "greedy.safetensors")
+
+
+def test_what_is_learned_has_to_be_declared(small, tmp_path):
+    fitted = RandProj(dim=8).fit(small)
+    fitted.more_ = 3
+    with pytest.raises(NotSupported, match="learned 'more_', which its class does not declare"):
+        fitted.save(tmp_path / "more.safetensors")
+    assert not (tmp_path / "more.safetensors").exists()
+
+
+def test_code_is_not_written(small, tmp_path):
+    fitted = RandProj(dim=8).fit(small)
+    for value in (print, Trap, object(), lambda: None, TrapToo()):
+        fitted.features_ = value
+        with pytest.raises(NotSupported, match="its attribute features_ is a"):
+            fitted.save(tmp_path / "code.safetensors")
+
+
+class Keeps(RandProj):
+    """Learns one value of every kind."""
+
+    learned: ClassVar[tuple[str, ...]] = ("kinds_",)
 
 
 def test_values_of_all_kinds_survive(small, tmp_path):
-    fitted = RandProj(dim=8).fit(small)
+    fitted = Keeps(dim=8).fit(small)
     kinds = {
         "nested": {"a/b": torch.ones(2), "a": {"b": torch.zeros(3)}, 4: (1, "x", None)},
         "names": frozenset({"p", "q"}),
@@ -96,7 +203,7 @@ def test_values_of_all_kinds_survive(small, tmp_path):
     }
     fitted.kinds_ = kinds
     fitted.save(tmp_path / "kinds.safetensors")
-    found = RandProj.load(tmp_path / "kinds.safetensors", small).kinds_
+    found = Keeps.load(tmp_path / "kinds.safetensors", small).kinds_
     assert torch.equal(found["nested"].pop("a/b"), torch.ones(2))
     assert torch.equal(found["nested"].pop("a")["b"], torch.zeros(3))
     assert found["nested"] == {4: (1, "x", None)}
