@@ -18,7 +18,7 @@ from influence_core.errors import InvalidInput, NotSupported
 from influence_core.models import load_tensors, read_facts, save_tensors
 from influence_core.pictures import picture_html
 
-Kind = Literal["influence", "self_influence", "mislabel", "label_influence"]
+ScoreKind = Literal["influence", "self_influence", "mislabel", "label_influence"]
 """What the numbers mean; ``MEANING`` says it in a sentence."""
 
 Scale = Literal["nats", "rank only"]
@@ -66,7 +66,7 @@ class Scores:
 
     values: Tensor
     train_ids: Tensor
-    kind: Kind
+    kind: ScoreKind
     scale: Scale = "rank only"
     test_ids: Tensor | None = None
     coverage: Coverage = field(default_factory=Coverage)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,10 @@ from influence_core.data import LabelledDataset, check_labels, wrap
 from influence_core.errors import InvalidInput
 from influence_core.gradients import check_model
 from influence_core.losses import Loss, cross_entropy
-from influence_core.models import check_finite, load_weights
+from influence_core.models import check_finite, load_weights, model_outputs
 from influence_core.training import Checkpoint, Trajectory
 
 SPLITS = ("train", "validation", "test")
-_BATCH = 512
 
 
 class Study:
@@ -310,20 +309,3 @@ class Study:
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise InvalidInput(f"the model gives {got} for one image, expected logits of shape (1, classes)")
         return int(outputs.shape[1])
-
-
-@torch.no_grad()
-def model_outputs(model: nn.Module, data: LabelledDataset, ids: Sequence[int] | Tensor | None = None) -> Tensor:
-    """Outputs of a model in eval mode, in dataset order.
-
-    Args:
-        model: in eval mode.
-        data: what to run it on.
-        ids: which samples; all by default.
-
-    Returns:
-        [n, K], on the CPU.
-    """
-    device = next(model.parameters()).device
-    chosen = torch.arange(len(data)) if ids is None else torch.as_tensor(ids, dtype=torch.long)
-    return torch.cat([model(data.batch(part)[0].to(device)).cpu() for part in chosen.split(_BATCH)])

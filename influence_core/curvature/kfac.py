@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from influence_core.curvature.kronecker import Layer, factors, find_layers
-from influence_core.curvature.kronecker_inverse import KroneckerInverse
 from influence_core.curvature.outputs import Draw, at_outputs, linear_loss
 from influence_core.errors import InvalidInput
 from influence_core.gradients import Block, Choice, SweepContext, select, sweep
@@ -46,7 +45,7 @@ class Eigenbasis:
 
 @dataclass(frozen=True)
 class KFAC:
-    """A fitted K-FAC and EK-FAC. ``inverse`` is cheap: another damping never fits again.
+    """A fitted K-FAC and EK-FAC. ``KroneckerInverse.of`` inverts it: another damping never fits again.
 
     Attributes:
         layers: The layers with Kronecker blocks.
@@ -106,26 +105,6 @@ class KFAC:
             layer.weight: Eigenbasis(*eigen[layer.weight], corrected=squares.eigenvalues(layer)) for layer in layers
         }
         return cls(layers, bases, squares.diagonal())
-
-    def inverse(self, damping: float = 0.1, *, weight_decay: float = 0.0, corrected: bool = True) -> KroneckerInverse:
-        r"""The inverse of the block-diagonal matrix plus weight decay and damping.
-
-        Args:
-            damping: Relative to the mean eigenvalue of each layer (Grosse et al. 2023: 0.1).
-            weight_decay: :math:`\lambda`, added to every eigenvalue.
-            corrected: EK-FAC's eigenvalues; else K-FAC's.
-
-        Returns:
-            The inverse.
-
-        Raises:
-            InvalidInput: If ``damping`` or ``weight_decay`` is negative.
-        """
-        if damping < 0 or weight_decay < 0:
-            raise InvalidInput(f"damping={damping}, weight_decay={weight_decay}: both must be 0 or more")
-        values = {name: basis.corrected if corrected else basis.kfac for name, basis in self.bases.items()}
-        rotations = {name: (basis.outputs, basis.inputs) for name, basis in self.bases.items()}
-        return KroneckerInverse.damped(self.layers, rotations, values, self.diagonal, damping, weight_decay)
 
     def dense(self, weight: str, *, corrected: bool = True) -> Tensor:
         """A layer's block as a matrix, for small layers and for tests.

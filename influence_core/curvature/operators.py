@@ -257,10 +257,10 @@ def mean_diagonal(model: nn.Module, loss: Loss, data: Any, parameters: Choice = 
     return mean
 
 
-Kind = Literal["ggn", "hessian"]
+CurvatureName = Literal["ggn", "hessian"]
 
 
-def operator(kind: Kind, *args: Any, **options: Any) -> Operator:
+def operator(kind: CurvatureName, *args: Any, **options: Any) -> Operator:
     """A curvature matrix by its name.
 
     Args:

@@ -1,25 +1,38 @@
-"""Estimators: which training images did it?"""
+"""Estimators: which training images did it? One folder a family, one method a file."""
 
-from influence_core.estimators.arnoldi import Arnoldi
-from influence_core.estimators.base import Estimator, all_estimators
-from influence_core.estimators.confident_learning import ConfidentLearning
-from influence_core.estimators.controls import Loss, Random, TunedLoss
-from influence_core.estimators.datainf import DataInf
-from influence_core.estimators.deep_knn import DeepKNN
-from influence_core.estimators.ekfac import EKFAC
-from influence_core.estimators.flat_minima import FVM, VM
-from influence_core.estimators.generalized import FIF, GIF, PIF
-from influence_core.estimators.gex import GEX, GEXLinear
-from influence_core.estimators.inverse_hessian import ConjugateGradient, LiSSA
-from influence_core.estimators.label_contrast import LabelContrast
-from influence_core.estimators.laplace import Laplace
-from influence_core.estimators.last_layer import LastLayer
-from influence_core.estimators.projections import TRAK, RandProj, TracInRP
+from influence_core.estimators.base import Answer, Changed, Estimator, all_estimators
+from influence_core.estimators.changes import DataChange, ParameterChange
+from influence_core.estimators.detectors.confident_learning import ConfidentLearning
+from influence_core.estimators.detectors.deep_knn import DeepKNN
+from influence_core.estimators.detectors.el2n import EL2N
+from influence_core.estimators.detectors.forgetting import Forgetting
+from influence_core.estimators.detectors.loss import Loss
+from influence_core.estimators.detectors.random import Random
+from influence_core.estimators.detectors.tuned_loss import TunedLoss
+from influence_core.estimators.edits.fif import FIF
+from influence_core.estimators.edits.gif import GIF
+from influence_core.estimators.edits.pif import PIF
+from influence_core.estimators.edits.scale import modified_f1, validated_scale
+from influence_core.estimators.ensembles.gex import GEX
+from influence_core.estimators.ensembles.gex_linear import GEXLinear
+from influence_core.estimators.ensembles.laplace import Laplace
+from influence_core.estimators.flat_minima.fvm import FVM
+from influence_core.estimators.flat_minima.label_contrast import LabelContrast
+from influence_core.estimators.flat_minima.vm import VM
+from influence_core.estimators.gradient_products.rand_proj import RandProj
+from influence_core.estimators.gradient_products.tracin import TracIn
+from influence_core.estimators.gradient_products.tracin_rp import TracInRP
+from influence_core.estimators.gradient_products.trak import TRAK
+from influence_core.estimators.influence_functions.arnoldi import Arnoldi
+from influence_core.estimators.influence_functions.conjugate_gradient import ConjugateGradient
+from influence_core.estimators.influence_functions.datainf import DataInf
+from influence_core.estimators.influence_functions.ekfac import EKFAC
+from influence_core.estimators.influence_functions.last_layer import LastLayer
+from influence_core.estimators.influence_functions.lissa import LiSSA
 from influence_core.estimators.registry import available, get
-from influence_core.estimators.sam_trajectory import SAMGIF
-from influence_core.estimators.sharpness_aware import SAMHIF, SAMIF
-from influence_core.estimators.tracin import TracIn
-from influence_core.estimators.training_dynamics import EL2N, Forgetting
+from influence_core.estimators.sharpness.samgif import SAMGIF
+from influence_core.estimators.sharpness.samhif import SAMHIF
+from influence_core.estimators.sharpness.samif import SAMIF
 
 __all__ = [
     "EKFAC",
@@ -34,9 +47,12 @@ __all__ = [
     "SAMIF",
     "TRAK",
     "VM",
+    "Answer",
     "Arnoldi",
+    "Changed",
     "ConfidentLearning",
     "ConjugateGradient",
+    "DataChange",
     "DataInf",
     "DeepKNN",
     "Estimator",
@@ -47,6 +63,7 @@ __all__ = [
     "LastLayer",
     "LiSSA",
     "Loss",
+    "ParameterChange",
     "RandProj",
     "Random",
     "TracIn",
@@ -55,4 +72,6 @@ __all__ = [
     "all_estimators",
     "available",
     "get",
+    "modified_f1",
+    "validated_scale",
 ]

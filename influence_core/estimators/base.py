@@ -15,11 +15,12 @@ of what its theory gives::
 
 from __future__ import annotations
 
+import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -27,11 +28,12 @@ import torch
 from torch import Tensor
 
 from influence_core.errors import InfluenceError, InvalidInput, NotFitted, NotSupported, StaleResult
-from influence_core.estimators.parameters import check_numbers, check_types
+from influence_core.estimators.changes import DataChange, ParameterChange, checked_ids, data_change
+from influence_core.estimators.parameters import check_numbers, check_types, plain
 from influence_core.estimators.state import Reader, Writer
 from influence_core.measure import Cost, measure
 from influence_core.models import load_tensors, read_facts, save_tensors
-from influence_core.scores import Coverage, Kind, Scale, Scores
+from influence_core.scores import Coverage, Scale, ScoreKind, Scores
 from influence_core.study import Study
 
 GIVES = {
@@ -58,6 +60,7 @@ class Estimator(ABC):
         cost: in forward and backward passes of one sample.
         reasons: public method -> why the theory does not give it.
         scales: kind of scores -> "nats"; "rank only" where not named.
+        solves_each_query: whether each test image costs a solve, so that none should be asked for in advance.
         exempt: check of ``ic.testing`` -> why the theory does not give what it asks for.
         learned: names of the attributes that ``fit`` sets; a file can set these and no others.
         learned_classes: dataclasses that a learned value may consist of, beside those of this package.
@@ -70,6 +73,7 @@ class Estimator(ABC):
     cost: ClassVar[str] = ""
     reasons: ClassVar[dict[str, str]] = {}
     scales: ClassVar[dict[str, Scale]] = {}
+    solves_each_query: ClassVar[bool] = False
     exempt: ClassVar[dict[str, str]] = {}
     learned: ClassVar[tuple[str, ...]] = ()
     learned_classes: ClassVar[tuple[type, ...]] = ()
@@ -96,7 +100,8 @@ class Estimator(ABC):
             study: a trained model with its datasets; it is not changed.
 
         Returns:
-            The estimator itself. Fitting again forgets what was learned before.
+            The estimator itself. Fitting again forgets what was learned before; until the work is done, other threads
+            that ask are answered by what was learned before.
 
         Raises:
             NotSupported: if the study lacks what the method needs.
@@ -104,13 +109,18 @@ class Estimator(ABC):
         """
         self._check_needs(study)
         study.check_finite()
-        for attribute in [a for a in vars(self) if a.endswith("_")]:
-            delattr(self, attribute)
+        fresh = copy.copy(self)
+        for attribute in [a for a in vars(fresh) if a.endswith("_")]:
+            delattr(fresh, attribute)
         with measure() as cost:
-            self._fit(study)
+            fresh._fit(study)
+        fresh._belongs_to(study, cost)
+        self.__dict__ = fresh.__dict__  # one assignment: no thread sees half of it
+        return self
+
+    def _belongs_to(self, study: Study, cost: Cost) -> None:
         self.study_ = study
         self.fit_cost_ = cost
-        return self
 
     def save(self, path: str | Path) -> None:
         """Write what was learned as one safetensors file, without pickling anything.
@@ -182,8 +192,7 @@ class Estimator(ABC):
             for name, value in facts["learned"].items():
                 setattr(estimator, name, reader.decode(value))
             seconds, memory = facts["cost"]
-            estimator.fit_cost_ = Cost(float(seconds), None if memory is None else float(memory))
-        estimator.study_ = study
+            estimator._belongs_to(study, Cost(float(seconds), None if memory is None else float(memory)))
         return cast(Self, estimator)
 
     @classmethod
@@ -213,9 +222,10 @@ class Estimator(ABC):
             NotSupported: if the theory does not give it; the message names estimators that do.
             InvalidInput: if an id is out of range.
         """
-        self._require("influence")
-        ids = self._test_ids(test)
-        return self._score("influence", lambda: self._influence(ids), ids)
+        asked = self._asked("influence")
+        size = len(asked.study_.test)
+        ids = torch.arange(size) if test is None else checked_ids(test, size, "test")
+        return asked._score("influence", lambda: asked._influence(ids), ids)
 
     def self_influence(self) -> Scores:
         """Effect of each training image on its own loss.
@@ -226,8 +236,8 @@ class Estimator(ABC):
         Raises:
             NotSupported: if the theory does not give it.
         """
-        self._require("self_influence")
-        return self._score("self_influence", self._self_influence)
+        asked = self._asked("self_influence")
+        return asked._score("self_influence", asked._self_influence)
 
     def mislabel_scores(self) -> Scores:
         """Suspicion that a training image is mislabelled.
@@ -238,8 +248,8 @@ class Estimator(ABC):
         Raises:
             NotSupported: if the theory does not give it.
         """
-        self._require("mislabel_scores")
-        return self._score("mislabel", self._mislabel_scores)
+        asked = self._asked("mislabel_scores")
+        return asked._score("mislabel", asked._mislabel_scores)
 
     def label_influence(self) -> Scores:
         """How well each label would suit each training image.
@@ -250,45 +260,63 @@ class Estimator(ABC):
         Raises:
             NotSupported: if the theory does not give it.
         """
-        self._require("label_influence")
-        return self._score("label_influence", self._label_influence)
+        asked = self._asked("label_influence")
+        return asked._score("label_influence", asked._label_influence)
 
-    def parameter_change(self, remove: int | Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """How the weights would change if training images were removed: ``study.edited(change)`` is the edited study.
+    def parameter_change(
+        self,
+        remove: int | Sequence[int] | Tensor | None = None,
+        *,
+        relabel: Mapping[int, int | str] | None = None,
+        weight: Mapping[int, float] | None = None,
+    ) -> ParameterChange:
+        """How the weights would change if the training set did: ``study.edited(change)`` is the edited study.
+
+        All that is asked for happens together; an image may get a new label and a new weight at once.
 
         Args:
-            remove: ids of training images, removed together.
+            remove: ids of training images to leave out.
+            relabel: id -> new label, a number or a class name.
+            weight: id -> new weight of the image's loss, 0 or more; every image has weight 1 until now, and 0 removes.
 
         Returns:
-            Parameter name -> what to add to it. Parameters that do not change are left out.
+            Parameter name -> what to add to it, with ``meta``. Parameters that do not change are left out.
 
         Raises:
             NotSupported: if the theory does not give it; the message names estimators that do.
-            InvalidInput: if an id is out of range or given twice.
+            InvalidInput: if an id, a label or a weight makes no sense, an id is given twice, or nothing changes.
         """
-        self._require("parameter_change")
-        ids = _checked_ids(remove, len(self.study_.train), "training")
-        if len(ids.unique()) < len(ids):
-            raise InvalidInput(f"of the {len(ids)} training ids to remove some are given twice; give each once")
-        return {name: change.detach() for name, change in self._parameter_change(ids).items()}
+        asked = self._asked("parameter_change")
+        study = asked.study_
+        change = data_change(study.train, study.num_classes, remove, relabel, weight)
+        with measure() as cost:
+            found = asked._parameter_change(change)
+        answer = found if isinstance(found, Changed) else Changed(found)
+        what = {
+            "removed": int((change.weights == 0).sum()),
+            "relabelled": int((change.labels != change.given).sum()),
+            "reweighted": int(((change.weights != 1) & (change.weights != 0)).sum()),
+        }
+        meta = asked._meta(cost, what | dict(answer.facts))
+        return ParameterChange({name: delta.detach() for name, delta in answer.change.items()}, meta)
 
     @abstractmethod
     def _fit(self, study: Study) -> None:
         """Learn what does not depend on a test image."""
 
-    def _influence(self, test_ids: Tensor) -> Tensor:
+    def _influence(self, test_ids: Tensor) -> Tensor | Answer:
         raise NotImplementedError
 
-    def _self_influence(self) -> Tensor:
+    def _self_influence(self) -> Tensor | Answer:
         raise NotImplementedError
 
-    def _mislabel_scores(self) -> Tensor:
+    def _mislabel_scores(self) -> Tensor | Answer:
         raise NotImplementedError
 
-    def _label_influence(self) -> Tensor:
+    def _label_influence(self) -> Tensor | Answer:
         raise NotImplementedError
 
-    def _parameter_change(self, train_ids: Tensor) -> dict[str, Tensor]:
+    def _parameter_change(self, change: DataChange) -> Mapping[str, Tensor] | Changed:
         raise NotImplementedError
 
     def _check_parameters(self) -> None:
@@ -299,7 +327,13 @@ class Estimator(ABC):
         return Coverage()
 
     def _facts(self) -> dict[str, Any]:
-        """What else a reader of the scores should know: damping, a solver's residual. Becomes part of ``meta``."""
+        """What ``fit`` settled that a reader of any scores should know: damping, a radius. Becomes part of ``meta``.
+
+        What a single call found, such as a solver's residual, travels with its values: see ``Answer``.
+
+        Returns:
+            Name -> plain value; ``warnings`` is a list of sentences.
+        """
         return {}
 
     def _check_needs(self, study: Study) -> None:
@@ -314,58 +348,102 @@ class Estimator(ABC):
                     f"{self.title} needs {how[need]}; the study {study.name!r} has none. Without it: {others}."
                 )
 
-    def _require(self, public: str) -> None:
+    def _asked(self, public: str) -> Self:
+        """The estimator as it is now, for one call to work on; refused where it cannot answer.
+
+        The copy shares what was learned, and whatever a call notes on itself ends with the call: a fitted estimator
+        does not change when it is asked, and one that is fitted anew meanwhile does not mix two fits.
+
+        Args:
+            public: name of the public method.
+
+        Returns:
+            The copy.
+
+        Raises:
+            NotFitted: before ``fit``.
+        """
         if public not in self.gives():
-            reason = self.reasons.get(public, "its theory does not define it")
-            others = _names([cls for cls in all_estimators() if public in cls.gives()])
-            raise NotSupported(
-                f"{self.title} gives no {public.replace('_', ' ')}: {reason}. Estimators that do: {others}."
-            )
+            raise self.lacks(public)
         if not hasattr(self, "study_"):
             raise NotFitted(f"fit first: {type(self).__name__}(...).fit(study).{public}()")
+        return copy.copy(self)
 
-    def _test_ids(self, test: int | Sequence[int] | Tensor | None) -> Tensor:
-        size = len(self.study_.test)
-        return torch.arange(size) if test is None else _checked_ids(test, size, "test")
+    def lacks(self, public: str, reason: str | None = None) -> NotSupported:
+        """The refusal of a public method, naming those that have it.
 
-    def _score(self, kind: Kind, work: Any, test_ids: Tensor | None = None) -> Scores:
+        Args:
+            public: name of the method.
+            reason: why; by default what the class says in ``reasons``.
+
+        Returns:
+            The error, to be raised.
+        """
+        reason = reason or self.reasons.get(public, "its theory does not define it")
+        others = _names([cls for cls in all_estimators() if public in cls.gives()])
+        return NotSupported(
+            f"{self.title} gives no {public.replace('_', ' ')}: {reason}. Estimators that do: {others}."
+        )
+
+    def _score(self, kind: ScoreKind, work: Callable[[], Tensor | Answer], test_ids: Tensor | None = None) -> Scores:
         study = self.study_
         with measure() as cost:
-            values = work()
+            found = work()
+        answer = found if isinstance(found, Answer) else Answer(found)
         return Scores(
-            values=values.detach().cpu(),
+            values=answer.values.detach().cpu(),
             train_ids=torch.arange(len(study.train)),
             kind=kind,
             scale=self.scales.get(kind, "rank only"),
             test_ids=test_ids,
             coverage=self._coverage(),
-            meta={
-                "estimator": self.name,
-                "parameters": self.get_params(),
-                "study": study.fingerprint,
-                "seconds": cost.seconds,
-                "fit_seconds": self.fit_cost_.seconds,
-                "peak_memory_mib": _largest(cost.peak_memory_mib, self.fit_cost_.peak_memory_mib),
-                "residual": None,
-            }
-            | self._facts(),
+            meta=self._meta(cost, answer.facts),
             train=study.train,
             test=study.test,
         )
 
+    def _meta(self, cost: Cost, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Where numbers come from: the estimator, what its fit settled, and what this call found."""
+        settled = self._facts()
+        said = [*settled.get("warnings", ()), *facts.get("warnings", ())]
+        return {
+            "estimator": self.name,
+            "parameters": plain(self.get_params()),
+            "study": self.study_.fingerprint,
+            "seconds": cost.seconds,
+            "fit_seconds": self.fit_cost_.seconds,
+            "peak_memory_mib": _largest(cost.peak_memory_mib, self.fit_cost_.peak_memory_mib),
+            "residual": None,
+            **settled,
+            **facts,
+            **({"warnings": list(dict.fromkeys(said))} if said else {}),
+        }
 
-def _checked_ids(given: int | Sequence[int] | Tensor, size: int, split: str) -> Tensor:
-    example = "test=[3, 17]" if split == "test" else "remove=[3, 17]"
-    try:
-        ids = torch.as_tensor([given] if isinstance(given, int) else given).flatten()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidInput(f"{split} ids are {given!r}; give integers such as {example}") from error
-    if ids.numel() == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
-        raise InvalidInput(f"{split} ids are {ids.dtype} with {ids.numel()} values; give integers such as {example}")
-    bad = ids[(ids < 0) | (ids >= size)]
-    if bad.numel():
-        raise InvalidInput(f"there is no {split} image {int(bad[0])}; ids go from 0 to {size - 1}")
-    return ids.to(torch.long)
+
+@dataclass(frozen=True)
+class Answer:
+    """Numbers, and what is to be known of the call that made them.
+
+    Attributes:
+        values: as the private method's scores are shaped.
+        facts: of this call alone, such as ``residual``, ``iterations``, ``converged`` and ``warnings``.
+    """
+
+    values: Tensor
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A change of the weights, and what is to be known of the call that made it.
+
+    Attributes:
+        change: parameter name -> what to add to it.
+        facts: as in ``Answer``.
+    """
+
+    change: Mapping[str, Tensor]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _largest(*values: float | None) -> float | None:

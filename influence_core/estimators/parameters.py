@@ -1,12 +1,15 @@
-"""Hyper-parameters are what their fields say: numbers where numbers belong, and no NaN."""
+"""Hyper-parameters are what their fields say: numbers where numbers belong, a choice that there is, and no NaN."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from torch import Tensor
 
 from influence_core.errors import InvalidInput
 
@@ -14,10 +17,10 @@ _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: 
 
 
 def check_types(estimator: Any) -> None:
-    """Refuse a hyper-parameter of another type than its field has, so that the refusal names it.
+    """Refuse a hyper-parameter of another type or choice than its field has, so that the refusal names it.
 
-    Fields whose types are no numbers, strings, truth values or literals are let through, and so are literals of the
-    right type: which of them there are is for the estimator to say.
+    Fields whose types are no numbers, strings, truth values or literals are let through, but for a value of the type
+    of the field's literals that is none of them.
 
     Args:
         estimator: a dataclass.
@@ -30,11 +33,14 @@ def check_types(estimator: Any) -> None:
     except (NameError, TypeError):  # names that only exist inside a function, or for a type checker
         return
     for field in fields(estimator):
-        kinds = _kinds(hints.get(field.name, Any))
+        kinds, choices = _kinds(hints.get(field.name, Any))
         value = getattr(estimator, field.name)
-        if all(kind in _WORDS for kind in kinds) and not any(_is(value, kind) for kind in kinds):
-            expected = " or ".join(dict.fromkeys(_WORDS[kind] for kind in kinds))
-            raise InvalidInput(f"{field.name} is {value!r}; expected {expected}")
+        if any(_same(value, choice) for choice in choices):
+            continue
+        chosen = any(type(value) is type(choice) for choice in choices) and type(value) not in kinds
+        known = all(kind in _WORDS for kind in kinds)
+        if chosen or (known and not any(_is(value, kind) for kind in kinds)):
+            raise InvalidInput(f"{field.name} is {value!r}; {_expected(kinds, choices)}")
 
 
 def check_numbers(estimator: Any) -> None:
@@ -52,17 +58,49 @@ def check_numbers(estimator: Any) -> None:
             raise InvalidInput(f"{field.name} is {value}; expected a number")
 
 
-def _kinds(hint: Any) -> list[type]:
-    """The types that a hint allows, those of its literals among them."""
+def plain(value: Any) -> Any:
+    """A hyper-parameter as JSON can hold it: what goes beside scores, and into names of results.
+
+    Args:
+        value: a number, text, a dataclass of options, masks by name, or a list or dict of these.
+
+    Returns:
+        The same in plain values; masks as how many entries they choose.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if isinstance(value, Tensor):
+        return f"{int(value.count_nonzero())} of {value.numel()}"
+    return value
+
+
+def _kinds(hint: Any) -> tuple[list[type], list[Any]]:
+    """The types that a hint allows, and its literals."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
-        return [kind for part in get_args(hint) for kind in _kinds(part)]
+        parts = [_kinds(part) for part in get_args(hint)]
+        return [kind for kinds, _ in parts for kind in kinds], [c for _, choices in parts for c in choices]
     if origin is Literal:
-        return list(dict.fromkeys(type(value) for value in get_args(hint)))
-    return [hint]
+        return [], list(get_args(hint))
+    return [hint], []
 
 
 def _is(value: Any, kind: type) -> bool:
     if kind in (int, float):
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     return isinstance(value, kind)
+
+
+def _same(value: Any, choice: Any) -> bool:
+    return type(value) is type(choice) and bool(value == choice)
+
+
+def _expected(kinds: list[type], choices: list[Any]) -> str:
+    words = [repr(choice) for choice in choices] + [_WORDS.get(kind, kind.__name__) for kind in kinds]
+    words = list(dict.fromkeys(words))
+    listed = f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
+    return f"{'choose' if choices else 'expected'} {listed}"

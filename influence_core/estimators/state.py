@@ -17,17 +17,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from influence_core.curvature import KFAC, Ascent
-from influence_core.curvature.kfac import Eigenbasis
-from influence_core.curvature.kronecker import Layer
+from influence_core.curvature import Ascent, Layer
+from influence_core.curvature.inverses import (
+    CholeskyInverse,
+    ConjugateGradients,
+    DenseInverse,
+    DiagonalInverse,
+    InverseSpec,
+    KroneckerInverse,
+    LeadingEigenpairs,
+    MeanOfInverses,
+    MovingAscent,
+    NeumannSeries,
+    Probes,
+)
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.models import load_weights
 from influence_core.scores import Coverage
 from influence_core.study import SPLITS, Study
-from influence_core.training import Recipe
+from influence_core.training import Recipe, Sharpness
 
-LEARNABLE: tuple[type, ...] = (Ascent, Coverage, Eigenbasis, KFAC, Layer, Recipe)
-"""Dataclasses of this package that may be a learned value, or part of one."""
+LEARNABLE: tuple[type, ...] = (
+    Ascent,
+    CholeskyInverse,
+    ConjugateGradients,
+    Coverage,
+    DenseInverse,
+    DiagonalInverse,
+    InverseSpec,
+    KroneckerInverse,
+    Layer,
+    LeadingEigenpairs,
+    MeanOfInverses,
+    MovingAscent,
+    NeumannSeries,
+    Probes,
+    Recipe,
+    Sharpness,
+)
+"""Dataclasses of this package that may be a learned value or a hyper-parameter, or part of one."""
 
 _STUDY_PARTS = ("model", "loss", "trajectory", *SPLITS)
 _DTYPES = {str(t).removeprefix("torch."): t for t in vars(torch).values() if isinstance(t, torch.dtype)}
@@ -102,6 +130,10 @@ class Writer:
         for index, checkpoint in enumerate(self.study.trajectory or ()):
             if checkpoint is value:
                 return {"checkpoint": index}
+        if isinstance(value, nn.Module):
+            for path, module in self.study.model.named_modules():
+                if module is value:
+                    return {"submodule": path}
         return None
 
     def _module(self, value: nn.Module, where: str) -> Any:
@@ -139,6 +171,7 @@ class Reader:
             "tensor": self._tensor,
             "study": self._part,
             "checkpoint": self._checkpoint,
+            "submodule": self._submodule,
             "same": lambda name: self._modules[name],
             "dict": lambda pairs: {self.decode(k): self.decode(v) for k, v in pairs},
             "tuple": lambda items: tuple(self.decode(v) for v in items),
@@ -188,6 +221,12 @@ class Reader:
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(checkpoints):
             raise InvalidInput(f"the file asks for checkpoint {index!r}; the study has {len(checkpoints)}")
         return checkpoints[index]
+
+    def _submodule(self, path: Any) -> nn.Module:
+        modules = dict(self._study.model.named_modules())
+        if not isinstance(path, str) or path not in modules:
+            raise InvalidInput(f"the file asks for the module {path!r}, which the study's model has not")
+        return modules[path]
 
     @staticmethod
     def _dtype(name: Any) -> torch.dtype:

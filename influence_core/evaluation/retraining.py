@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from influence_core.errors import InvalidInput, StaleResult
-from influence_core.models import check_finite, load_tensors, read_facts, save_tensors
+from influence_core.models import check_finite, load_tensors, model_outputs, read_facts, save_tensors
 from influence_core.progress import track
-from influence_core.study import Study, model_outputs
+from influence_core.study import Study
 
 Retrain = Callable[[Study, Tensor, int], nn.Module]
 """``retrain(study, kept, seed)``: a new model in eval mode, trained on the training images ``kept`` (ids, int64) with

@@ -1,6 +1,8 @@
 """Architectures for small images, and safe loading of weights."""
 
 from influence_core.models.architectures import Architecture, architecture_of, build, mlp, names, register, small_cnn
+from influence_core.models.features import final_linear, layer_inputs
+from influence_core.models.outputs import model_outputs
 from influence_core.models.weights import check_finite, load_tensors, load_weights, read_facts, save_tensors
 
 __all__ = [
@@ -8,9 +10,12 @@ __all__ = [
     "architecture_of",
     "build",
     "check_finite",
+    "final_linear",
+    "layer_inputs",
     "load_tensors",
     "load_weights",
     "mlp",
+    "model_outputs",
     "names",
     "read_facts",
     "register",

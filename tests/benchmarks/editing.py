@@ -20,7 +20,7 @@ from torch import Tensor
 
 import influence_core as ic
 from influence_core.estimators import Estimator
-from influence_core.estimators.edit_scale import modified_f1, validated_scale
+from influence_core.estimators.edits.scale import modified_f1, validated_scale
 from influence_core.study import model_outputs
 from tests.benchmarks.lds import retrain
 

@@ -16,7 +16,7 @@ import torch
 import typer
 from torch import Tensor
 
-from influence_core.curvature import Block, solve_lsqr
+from influence_core.curvature import Columns, solve_lsqr
 from influence_core.figures_edits import WeightPaths, weight_paths
 
 CHOSEN = torch.tensor([True, True, False, False, False, False])
@@ -45,7 +45,7 @@ def path(method: str, x: Tensor, y: Tensor, start: Tensor, group: int, removals:
             "FIF": (CHOSEN, CHOSEN),
             "PIF": (torch.ones_like(CHOSEN), torch.ones_like(CHOSEN)),
         }[method]
-        block = Block(lambda v, h=hessian: v @ h, columns, rows)  # type: ignore[misc]
+        block = Columns(lambda v, h=hessian: v @ h, columns, rows)  # type: ignore[misc]
         found = solve_lsqr(block, gradient, tolerance=1e-13, max_iterations=50).x
         weights = weights + group / len(x[stays]) * found * CHOSEN
         seen.append(weights[:2])

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from influence_core.curvature import KFAC, Fisher
+from influence_core.curvature.inverses import KroneckerInverse
 from influence_core.errors import InvalidInput
 from influence_core.gradients import per_sample_gradients, squared_norms
 from influence_core.losses import cross_entropy
@@ -116,9 +117,9 @@ def test_factors_are_those_of_the_inputs_and_output_gradients():
 def test_inverse(name):
     model, data = made(name)
     kfac = KFAC.fit(model, cross_entropy, data, draw="exact")
-    inverse = kfac.inverse(0.2, weight_decay=0.05)
+    inverse = KroneckerInverse.of(kfac, 0.2, weight_decay=0.05)
     gradients = per_sample_gradients(model, cross_entropy, data)
-    solved = inverse.apply(gradients)
+    solved = inverse.apply(gradients).vectors
     assert set(solved) == {n for n, _ in model.named_parameters()}
     own = torch.zeros(len(data), dtype=torch.float64)
     for layer in kfac.layers:
@@ -137,7 +138,7 @@ def test_inverse(name):
         own += (g * expected).flatten(1).sum(1)
     assert relative(squared_norms(model, cross_entropy, data, inverse.metric()), own) < 1e-8
     last = list(gradients)[-1]
-    other = kfac.inverse(0.4, weight_decay=0.05).apply(gradients)  # another damping, nothing fitted again
+    other = KroneckerInverse.of(kfac, 0.4, weight_decay=0.05).apply(gradients).vectors
     assert relative(other[last], solved[last]) > 1e-3
 
 
@@ -156,7 +157,7 @@ def test_without_damping_it_is_the_true_inverse():
     assert torch.linalg.matrix_rank(block) < len(block)  # 3 outputs behind 5 units: 40 % of the block is null
     kfac = KFAC.fit(model, squared, data, draw="exact", parameters="1")
     gradients = per_sample_gradients(model, squared, data, parameters="1")
-    back = kfac.inverse(0.0).apply(gradients)["1.weight"].flatten(1) @ kfac.dense("1.weight")[0]
+    back = KroneckerInverse.of(kfac, 0.0).apply(gradients).vectors["1.weight"].flatten(1) @ kfac.dense("1.weight")[0]
     assert relative(back, gradients["1.weight"].flatten(1)) < 1e-8
 
 

@@ -217,7 +217,7 @@ def test_label_influence_of_any_loss_is_that_of_a_sweep_per_label(small, loss):
     found = estimator.label_influence().values
     for label in range(3):
         g = literal_gradients(estimator.model_, loss, small.train, torch.full((24,), label))
-        flat = torch.cat([w.flatten() for w in estimator.inverse_fisher_.values()])
+        flat = torch.cat([w.flatten() for w in estimator.inverse_.weights.values()])
         assert torch.allclose(found[:, label], -(g.square() @ flat), rtol=1e-8)
 
 

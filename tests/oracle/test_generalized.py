@@ -11,10 +11,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import influence_core as ic
-from influence_core.curvature import Block, solve_lsqr, solve_series
+from influence_core.curvature import Columns, solve_lsqr, solve_series
 from influence_core.estimators import FIF, GIF, PIF
-from influence_core.estimators.edit_scale import SCALES, modified_f1
-from influence_core.estimators.selectors import choose
+from influence_core.estimators.edits.scale import SCALES, modified_f1
+from influence_core.estimators.edits.selectors import choose
 from tests.helpers import images, net, study
 from tests.oracle.curvature_references import dense_hessian, gradients, relative, small_study, tensors, vector
 
@@ -209,7 +209,7 @@ def test_a_truncated_series_is_too_short():
     values = torch.tensor([2.0, 0.1, 0.01], dtype=torch.float64)
     b = torch.ones(3, dtype=torch.float64)
     everything = torch.ones(3, dtype=torch.bool)
-    found = solve_series(Block(lambda v: v * values, everything), b, tolerance=0.0, max_iterations=100, step=0.5)
+    found = solve_series(Columns(lambda v: v * values, everything), b, tolerance=0.0, max_iterations=100, step=0.5)
     exact = (1 - (1 - values.square() / found.divisor**2) ** 101) / values
     assert relative(found.x, exact) < 1e-12
     assert found.divisor == 1.5  # more than 2 / sqrt(2), in steps of a half
@@ -222,10 +222,10 @@ def test_dividing_the_losses_changes_nothing():
     made = small_study(1)
     hessian, target, _ = dense_problem(made, [3, 5])
     chosen = flat(made, odd_masks(made.model))
-    whole, part = (Block(lambda v, m=m: v @ hessian / m, chosen) for m in (1.0, 5.0))
+    whole, part = (Columns(lambda v, m=m: v @ hessian / m, chosen) for m in (1.0, 5.0))
     a, b = (solve_lsqr(p, target / m, tolerance=1e-14, max_iterations=200).x for p, m in ((whole, 1.0), (part, 5.0)))
     assert relative(a, b) < 1e-8
-    eight, one = (solve_series(Block(lambda v, m=m: m * v, chosen), target).divisor for m in (8.0, 1.0))
+    eight, one = (solve_series(Columns(lambda v, m=m: m * v, chosen), target).divisor for m in (8.0, 1.0))
     assert (eight, one) == (6.0, 1.0)
 
 

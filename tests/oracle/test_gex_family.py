@@ -239,7 +239,7 @@ def test_draws_have_the_covariance_of_the_formula(small, name):
 
 def test_a_draw_does_not_depend_on_how_many_are_made_together(small, monkeypatch):
     together = Laplace(samples=5).fit(small).influence().values
-    monkeypatch.setattr("influence_core.estimators.laplace._DRAW_BYTES", 183 * 8 * 2)
+    monkeypatch.setattr("influence_core.estimators.ensembles.laplace._DRAW_BYTES", 183 * 8 * 2)
     assert torch.allclose(Laplace(samples=5).fit(small).influence().values, together, rtol=1e-10, atol=1e-14)
 
 
@@ -307,7 +307,7 @@ def test_a_hessian_is_taken_where_it_is_positive(small):
 
 
 def test_what_a_study_is_too_large_for_or_lacks_is_refused(small, monkeypatch):
-    monkeypatch.setattr("influence_core.estimators.laplace.LARGEST", 182)
+    monkeypatch.setattr("influence_core.curvature.inverses.dense.LARGEST", 182)
     with pytest.raises(ic.errors.NotSupported, match=r"183 x 183.*'kfac' or 'diagonal'"):
         Laplace(structure="full").fit(small)
     lacking = small.replaced(validation=None)

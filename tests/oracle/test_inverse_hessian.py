@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import influence_core as ic
+from influence_core.curvature import KFAC
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators import EKFAC, Arnoldi, ConjugateGradient, DataInf, LastLayer, LiSSA
 from influence_core.losses import cross_entropy
@@ -124,8 +125,8 @@ def test_iterations_that_run_out_are_said():
 @pytest.mark.parametrize("loss", [cross_entropy, squared])
 def test_last_layer(monkeypatch, curvature, depth, loss):
     if curvature == "iterative":
-        monkeypatch.setattr("influence_core.estimators.last_layer.CHOLESKY_SIZE", 1)
-        monkeypatch.setattr("influence_core.estimators.last_layer.TOLERANCE", 1e-11)
+        monkeypatch.setattr("influence_core.estimators.influence_functions.last_layer.CHOLESKY_SIZE", 1)
+        monkeypatch.setattr("influence_core.estimators.influence_functions.last_layer.TOLERANCE", 1e-11)
     study = small_study(depth, loss=loss)
     estimator = LastLayer(damping=0.2).fit(study)
     size = len(vector(estimator.parameter_change(0)))
@@ -161,8 +162,9 @@ def test_ekfac_is_the_inverse_of_its_blocks():
     estimator = EKFAC(labels="exact").fit(study)
     g, test = (gradients(study.model, study.loss, d) for d in (study.train, study.test))
     solved, begin = torch.zeros_like(test), 0
-    for layer in estimator.kfac_.layers:
-        dense = estimator.kfac_.dense(layer.weight)[0]
+    kfac = KFAC.fit(study.model, study.loss, study.train, draw="exact")
+    for layer in kfac.layers:
+        dense = kfac.dense(layer.weight)[0]
         size, width = len(dense), layer.width
         dense += (0.1 * float(dense.diagonal().mean()) + study.weight_decay) * torch.eye(size, dtype=dense.dtype)
         places = torch.arange(size).reshape(-1, width)

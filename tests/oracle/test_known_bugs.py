@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 
 import influence_core as ic
 from influence_core.curvature import KFAC, Hessian, conjugate_gradient
+from influence_core.curvature.inverses import KroneckerInverse
 from influence_core.errors import InvalidInput
 from influence_core.estimators import DataInf, Estimator
 from influence_core.gradients import inner_products, mean_gradient, per_sample_gradients
@@ -160,13 +161,14 @@ def test_weights_and_biases_keep_their_places(name, corrected):
     fisher = blocks(model, gradients.T @ gradients / len(gradients), groups)
     size = len(fisher)
     right = torch.randn(3, size, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
-    found = KFAC.fit(model, chosen_gradient, data, draw="empirical").inverse(0.0, weight_decay=0.3, corrected=corrected)
+    kfac = KFAC.fit(model, chosen_gradient, data, draw="empirical")
+    found = KroneckerInverse.of(kfac, 0.0, weight_decay=0.3, corrected=corrected)
     parameters = dict(model.named_parameters())
     parts = right.split([p.numel() for p in parameters.values()], dim=1)
     vectors = {n: part.reshape(3, *p.shape) for (n, p), part in zip(parameters.items(), parts, strict=True)}
     expected = torch.linalg.solve(fisher + 0.3 * torch.eye(size, dtype=DOUBLE), right.T).T
     assert (expected - right / 0.3).norm() > 0.1 * expected.norm()  # the Fisher matrix matters
-    assert_close(flat(found.apply(vectors)), expected)
+    assert_close(flat(found.apply(vectors).vectors), expected)
 
 
 def test_eigenvectors_are_columns():
@@ -248,8 +250,9 @@ def test_ekfac_sums_the_uses_of_a_module_before_squaring(name):
     gradients = one_by_one(model, cross_entropy, data.tensors)
     estimator = ic.estimators.EKFAC(labels="empirical", damping=DAMPING).fit(small)
     solved = torch.zeros(12, dtype=DOUBLE)
-    for layer in estimator.kfac_.layers:
-        basis = estimator.kfac_.bases[layer.weight]
+    kfac = KFAC.fit(model, cross_entropy, data, draw="empirical")
+    for layer in kfac.layers:
+        basis = kfac.bases[layer.weight]
         weight = gradients[layer.weight].reshape(12, layer.groups, layer.height, -1)
         if layer.bias is not None:
             column = gradients[layer.bias].reshape(12, layer.groups, layer.height, 1)
@@ -258,7 +261,7 @@ def test_ekfac_sums_the_uses_of_a_module_before_squaring(name):
         values = rotated.square().mean(0)
         assert_close(basis.corrected, values)
         solved += (rotated.square() / (values + DAMPING * values.mean() + 0.01)).sum((1, 2, 3)) / 12
-    assert {n for layer in estimator.kfac_.layers for n in layer.names} == set(gradients)
+    assert {n for layer in kfac.layers for n in layer.names} == set(gradients)
     assert_close(estimator.self_influence().values, solved)
     assert_close(estimator.influence().values.diagonal(), solved)
 

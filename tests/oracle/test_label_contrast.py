@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
 import torch
 from torch import nn
 
+import influence_core as ic
 from influence_core.errors import InvalidInput
 from influence_core.estimators import FVM, LabelContrast, TunedLoss
-from influence_core.estimators.label_contrast import norm_contrast, studentised_contrast
+from influence_core.estimators.flat_minima.label_contrast import norm_contrast, studentised_contrast
 from tests.helpers import literal_gradients, study
 from tests.oracle.test_estimators_literal import softened
 
@@ -27,7 +27,7 @@ def small(request):
 def literal(small, statistic, rho):
     """Contrast of every label of every image, with loops."""
     tuned = FVM(rho=rho, **SETTINGS).fit(small)
-    inverse = torch.cat([w.flatten() for w in tuned.inverse_fisher_.values()])
+    inverse = torch.cat([w.flatten() for w in tuned.inverse_.weights.values()])
     labels = [torch.full((24,), k) for k in range(3)]
     gradients = [literal_gradients(tuned.model_, small.loss, small.train, k) for k in labels]
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_half_the_square_is_what_the_label_costs_on_the_validation_set():
     """The smallest move in the metric after which two labels are equally likely, by Lagrange, in the linear model."""
     small = study()
     estimator = LabelContrast(**SETTINGS).fit(small)
-    inverse = torch.cat([w.flatten() for w in estimator.inverse_fisher_.values()])
+    inverse = torch.cat([w.flatten() for w in estimator.inverse_.weights.values()])
     with torch.no_grad():
         z = estimator.model_(small.train.batch(range(24))[0])
     g = [literal_gradients(estimator.model_, small.loss, small.train, torch.full((24,), k)) for k in range(3)]
@@ -153,5 +153,9 @@ def test_refusals():
         LabelContrast(statistic="wald")
     with pytest.raises(InvalidInput, match="top_labels is -1"):
         FVM(top_labels=-1)
-    with pytest.raises(InvalidInput, match="no sharpness-aware solver 'adam'"):
-        dataclasses.replace(FVM(), solver="adam")
+    with pytest.raises(InvalidInput, match="sharpness is 'adam'; choose 'sam', 'asam', 'fsam', 'lpf' or Sharpness"):
+        FVM(sharpness="adam")
+    with pytest.raises(InvalidInput, match="give the radius once"):
+        FVM(sharpness=ic.training.Sharpness("asam"), rho=0.1)
+    with pytest.raises(TypeError, match="metric"):
+        LabelContrast(metric="ekfac")

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators import TRAK, RandProj, TracIn, TracInRP
-from influence_core.estimators.projections import PROJECTIONS, margin
+from influence_core.estimators.gradient_products.projected import PROJECTIONS
+from influence_core.estimators.gradient_products.trak import margin
 from influence_core.losses import cross_entropy
 from influence_core.study import Study
 from tests.helpers import literal_gradients, study

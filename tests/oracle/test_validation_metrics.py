@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from influence_core.curvature import KFAC
+from influence_core.curvature.inverses import INVERSES, InverseSpec, KroneckerInverse, Probes
 from influence_core.errors import InvalidInput
-from influence_core.estimators import VM, LabelContrast
-from influence_core.estimators.validation_metrics import gaussian_probes
+from influence_core.estimators import VM
 from tests.helpers import literal_gradients, study
 from tests.oracle.test_estimators_literal import softened
 
@@ -63,13 +62,13 @@ def test_probes(small, metric, loss):
     damping = 30.0 if metric == "lissa" else 0.3  # so that LiSSA converges to its tolerance, 1e-4
     estimator = VM(metric=metric, damping=damping, probes=4, **SETTINGS).fit(small)
     model = estimator.model_
-    probes = flat(gaussian_probes(model, 4, 7))
+    probes = flat(Probes.through(estimator.inverse_, model, 4, 7).vectors)
     if metric == "ekfac":
-        kfac = KFAC.fit(model, small.loss, small.validation, draw="sampled", seed=0).inverse(damping)
+        kfac = KroneckerInverse.fit(model, small.loss, small.validation, damping=damping)
         eye, shapes = torch.eye(probes.shape[1], dtype=torch.float64), [p.shape for p in model.parameters()]
         parts = eye.split([s.numel() for s in shapes], dim=1)
         names = [n for n, _ in model.named_parameters()]
-        inverse = flat(kfac.apply({n: p.reshape(-1, *s) for n, p, s in zip(names, parts, shapes, strict=True)}))
+        inverse = flat(kfac.apply({n: p.reshape(-1, *s) for n, p, s in zip(names, parts, shapes, strict=True)}).vectors)
     else:
         inverse = dense_inverse(metric, small, model, damping)
 
@@ -95,21 +94,63 @@ def test_probes(small, metric, loss):
 
 def test_probes_are_unbiased_and_can_be_negative(small):
     many = VM(metric="ekfac", probes=4000, **SETTINGS).fit(small)
-    exact = KFAC.fit(many.model_, small.loss, small.validation, draw="sampled", seed=0).inverse(0.1)
+    exact = KroneckerInverse.fit(many.model_, small.loss, small.validation, damping=0.1)
     g = literal_gradients(many.model_, small.loss, small.train)
     parts = g.split([p.numel() for p in many.model_.parameters()], dim=1)
     stacked = {n: x.reshape(-1, *p.shape) for (n, p), x in zip(many.model_.named_parameters(), parts, strict=True)}
-    q = (flat(exact.apply(stacked)) * g).sum(1)
+    q = (flat(exact.apply(stacked).vectors) * g).sum(1)
     ratio = many.mislabel_scores().values / q
     assert float((ratio - 1).abs().mean()) < 0.1
     few = VM(metric="ekfac", probes=1, **SETTINGS).fit(small).mislabel_scores().values
     assert (few < 0).any()
 
 
+def test_ekfac_needs_no_probes(small):
+    """Its norms are exact for its matrix, with the given labels and with all others, from sweeps alone."""
+    estimator = VM(metric="ekfac", **SETTINGS).fit(small)
+    assert estimator.probes_ is None
+    names = [n for n, _ in estimator.model_.named_parameters()]
+    shapes = [p.shape for p in estimator.model_.parameters()]
+
+    def q(gradients):
+        parts = gradients.split([s.numel() for s in shapes], dim=1)
+        stacked = {n: p.reshape(-1, *s) for n, p, s in zip(names, parts, shapes, strict=True)}
+        return (flat(estimator.inverse_.apply(stacked).vectors) * gradients).sum(1)
+
+    expected = q(literal_gradients(estimator.model_, small.loss, small.train))
+    assert torch.allclose(estimator.mislabel_scores().values, expected, rtol=1e-9)
+    labels = estimator.label_influence().values
+    for label in range(3):
+        given = torch.full((24,), label)
+        assert torch.allclose(labels[:, label], -q(literal_gradients(estimator.model_, small.loss, small.train, given)))
+
+
+@pytest.mark.parametrize("metric", sorted(INVERSES))
+def test_every_inverse_is_a_metric(small, metric):
+    """Whatever multiplies by an inverse curvature can be chosen by name or with options."""
+    options = {"damping": 5.0} | ({"rank": 4, "steps": 8} if metric == "arnoldi" else {})
+    estimator = VM(metric=InverseSpec(metric, options), **SETTINGS).fit(small)
+    assert estimator.influence().values.isfinite().all()
+    assert estimator.mislabel_scores().values.std() > 0
+    assert estimator.label_influence().values.shape == (24, 3)
+
+
+@pytest.mark.parametrize("metric", ["ekfac", "lissa", "datainf", "conjugategradient"])
+def test_asking_fits_nothing_again(small, metric, monkeypatch):
+    estimator = VM(metric=InverseSpec(metric, {"damping": 5.0}), **SETTINGS).fit(small)
+    fits = []
+    for cls in INVERSES.values():
+        monkeypatch.setattr(cls, "fit", classmethod(lambda *_, **__: fits.append(1)))
+    first = estimator.influence().values
+    assert torch.equal(estimator.influence().values, first)
+    estimator.mislabel_scores()
+    assert fits == []
+
+
 @pytest.mark.parametrize("hessian", ["diagonal", "outer"])
 def test_equation_20(small, hessian):
     estimator = VM(pairwise="eq20", epsilon=0.3, hessian=hessian, damping=0.01, **SETTINGS).fit(small)
-    inverse = torch.cat([w.flatten() for w in estimator.inverse_fisher_.values()])
+    inverse = torch.cat([w.flatten() for w in estimator.inverse_.weights.values()])
     train, test = (literal_gradients(estimator.model_, small.loss, d) for d in (small.train, small.test))
     expected = torch.zeros(24, 9, dtype=torch.float64)
     for n in range(24):
@@ -146,12 +187,12 @@ def test_what_was_solved_is_saved(small, tmp_path):
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: VM(metric="hessian"), "metric is 'hessian'; choose one of diagonal, ekfac, lissa, datainf"),
+        (lambda: VM(metric="hessian"), "no inverse curvature 'hessian'; choose one of conjugategradient, dense"),
+        (lambda: VM(metric=InverseSpec("ekfac", {"steps": 3})), "'ekfac' has no option 'steps'; it has damping"),
         (lambda: VM(pairwise="both"), "pairwise is 'both'"),
         (lambda: VM(hessian="full"), "hessian is 'full'"),
         (lambda: VM(metric="lissa", pairwise="eq20"), "choose hessian='outer'"),
         (lambda: VM(probes=0), "probes is 0"),
-        (lambda: LabelContrast(metric="ekfac"), "a contrast needs exact norms"),
     ],
 )
 def test_refusals(made, message):

@@ -13,7 +13,7 @@ import influence_core as ic
 from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators import EL2N, ConfidentLearning, DeepKNN, Forgetting, Random
-from influence_core.estimators.from_scratch import recipe_of
+from influence_core.estimators.detectors.from_scratch import recipe_of
 from influence_core.training import Recipe, Trajectory
 from tests.helpers import images, net, states_equal, study
 

@@ -11,7 +11,7 @@ import torch
 import influence_core as ic
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators import FIF, GIF, PIF, Estimator
-from influence_core.estimators.selectors import Masks, choose
+from influence_core.estimators.edits.selectors import Masks, choose
 from tests.helpers import study
 
 methods = pytest.mark.parametrize("make", [GIF, FIF, PIF], ids=["gif", "fif", "pif"])

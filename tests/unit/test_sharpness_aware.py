@@ -68,14 +68,16 @@ def test_an_ascent_that_turns_too_far_is_said_and_bounded():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         small = SAMHIF(rho=0.01).fit(study())
-    assert 0 < small.response_ < 1
-    assert small.scale_ == 1
+    assert 0 < small.inverse_.response < 1
+    assert small.inverse_.scale == 1
+    assert "warnings" not in small.influence([0]).meta
     with pytest.warns(UserWarning, match=r"turns SAM's ascent .* times as far"):
         large = SAMHIF(rho=10.0).fit(study())
-    assert large.response_ == pytest.approx(1000 * small.response_)
-    assert large.scale_ == pytest.approx(10.0 / large.response_)
+    assert large.inverse_.response == pytest.approx(1000 * small.inverse_.response)
+    assert large.inverse_.scale == pytest.approx(10.0 / large.inverse_.response)
     rows = torch.randn(2, large.ascent_.gradient.numel(), dtype=torch.float64)
-    assert torch.equal(large._derivative(rows), large.scale_ * large.ascent_.derivative(rows))
+    assert torch.equal(large.inverse_.derivative(rows), large.inverse_.scale * large.ascent_.derivative(rows))
+    assert "turns SAM's ascent" in large.inverse_.facts()["warnings"][0]
 
 
 def test_solves_that_run_out_are_said():

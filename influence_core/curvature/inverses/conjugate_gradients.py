@@ -1,0 +1,127 @@
+"""An inverse curvature by conjugate gradients, plain or preconditioned by another inverse."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from influence_core.curvature.conjugate import conjugate_gradient
+from influence_core.curvature.inverses.base import InverseCurvature, Solved
+from influence_core.curvature.inverses.streamed import Streamed, absolute_damping
+from influence_core.curvature.operators import CurvatureName
+from influence_core.curvature.vectors import flatten, unflatten
+from influence_core.errors import InvalidInput
+from influence_core.losses import Loss
+
+
+@dataclass(frozen=True)
+class ConjugateGradients(Streamed):
+    """Solves to a tolerance on the residual (Hestenes and Stiefel 1952); see ``curvature.conjugate_gradient``.
+
+    Attributes:
+        tolerance: on the residual relative to the right-hand side.
+        max_iterations: products for each block of right-hand sides; a warning says if they were not enough.
+        preconditioner: an approximate inverse, symmetric and positive definite; its damping is its own.
+    """
+
+    name: ClassVar[str] = "conjugategradient"
+
+    tolerance: float
+    max_iterations: int
+    preconditioner: InverseCurvature | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        model: nn.Module,
+        loss: Loss,
+        data: Any,
+        *,
+        damping: float = 0.1,
+        weight_decay: float = 0.0,
+        curvature: CurvatureName = "ggn",
+        tolerance: float = 1e-4,
+        max_iterations: int = 500,
+        preconditioner: InverseCurvature | None = None,
+    ) -> Self:
+        """Settle the damping; all else is done for each right-hand side.
+
+        Args:
+            model: in eval mode.
+            loss: one loss per sample.
+            data: N samples.
+            damping: relative to the mean diagonal of the Gauss-Newton matrix.
+            weight_decay: lambda.
+            curvature: "ggn" or "hessian".
+            tolerance: on the relative residual.
+            max_iterations: products.
+            preconditioner: an approximate inverse, or ``None``.
+
+        Returns:
+            The inverse.
+        """
+        absolute = absolute_damping(damping, model, loss, data)
+        return cls(model, loss, data, curvature, weight_decay, absolute, tolerance, max_iterations, preconditioner)
+
+    def apply(self, vectors: Mapping[str, Tensor]) -> Solved:
+        """Solve for R right-hand sides.
+
+        Args:
+            vectors: parameter name -> ``[R, *shape]``.
+
+        Returns:
+            The solutions, with ``residual``, ``iterations`` and ``converged``.
+
+        Raises:
+            InvalidInput: if the matrix curves down along a direction of the search.
+        """
+        product = self.operator()
+        prior = self.preconditioner
+
+        def preconditioned(rows: Tensor) -> Tensor:
+            assert prior is not None
+            return flatten(prior.apply(unflatten(rows, product.shapes)).vectors, product.shapes)
+
+        found = conjugate_gradient(
+            product,
+            flatten(vectors, product.shapes),
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            preconditioner=None if prior is None else preconditioned,
+        )
+        if bool(found.negative_curvature.any()):
+            raise InvalidInput(
+                f"the {self.curvature} plus damping {self.damping:.3g} curves down along a direction of the search, "
+                "so that it has no minimum: raise the damping, or use curvature='ggn'"
+            )
+        facts: dict[str, Any] = {
+            "residual": float(found.residuals.max()),
+            "iterations": found.iterations,
+            "converged": bool(found.converged.all()),
+        }
+        if not facts["converged"]:
+            facts["warnings"] = [not_converged("conjugate gradients", found.iterations, facts, self.tolerance)]
+            warnings.warn(facts["warnings"][0], stacklevel=2)
+        return Solved(unflatten(found.x, product.shapes), facts)
+
+
+def not_converged(what: str, iterations: int, facts: Mapping[str, Any], tolerance: float) -> str:
+    """The sentence for a solve that was cut short.
+
+    Args:
+        what: the solver.
+        iterations: products it made.
+        facts: with the ``residual`` it reached.
+        tolerance: the residual that was asked for.
+
+    Returns:
+        The sentence, with what to do.
+    """
+    return (
+        f"{what} stopped after {iterations} products at a relative residual of {facts['residual']:.2g}, above the "
+        f"tolerance of {tolerance:.2g}: raise max_iterations or damping, or use a model in float64"
+    )

@@ -1,0 +1,94 @@
+"""Inverse curvatures by name, with their options: what an estimator's hyper-parameter can say."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from influence_core.curvature.inverses.base import InverseCurvature
+from influence_core.curvature.inverses.conjugate_gradients import ConjugateGradients
+from influence_core.curvature.inverses.dense import DenseInverse
+from influence_core.curvature.inverses.diagonal import DiagonalInverse
+from influence_core.curvature.inverses.eigenpairs import LeadingEigenpairs
+from influence_core.curvature.inverses.kronecker import KroneckerInverse
+from influence_core.curvature.inverses.mean_of_inverses import MeanOfInverses
+from influence_core.curvature.inverses.neumann_series import NeumannSeries
+from influence_core.errors import InvalidInput
+from influence_core.losses import Loss
+
+INVERSES: dict[str, type[InverseCurvature]] = {
+    cls.name: cls
+    for cls in (
+        ConjugateGradients,
+        DenseInverse,
+        DiagonalInverse,
+        KroneckerInverse,
+        LeadingEigenpairs,
+        MeanOfInverses,
+        NeumannSeries,
+    )
+}
+"""Every inverse that a model, a loss and data are enough for, by its name."""
+
+
+@dataclass(frozen=True)
+class InverseSpec:
+    """An inverse curvature to be fitted: its name and options.
+
+    Attributes:
+        name: of ``INVERSES``: "conjugategradient", "dense", "diagonal", "ekfac", "arnoldi", "datainf", "lissa".
+        options: arguments of its ``fit``; a ``preconditioner`` is a spec, or a name.
+
+    Raises:
+        InvalidInput: if there is no such inverse or option.
+
+    Example:
+        >>> InverseSpec("ekfac", {"labels": "exact", "damping": 0.5}).name
+        'ekfac'
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check names."""
+        if self.name not in INVERSES:
+            raise InvalidInput(f"there is no inverse curvature {self.name!r}; choose one of {', '.join(INVERSES)}")
+        allowed = self._allowed()
+        for option in self.options:
+            if option not in allowed:
+                raise InvalidInput(f"the inverse {self.name!r} has no option {option!r}; it has {', '.join(allowed)}")
+
+    def fit(self, model: nn.Module, loss: Loss, data: Any, **defaults: Any) -> InverseCurvature:
+        """Fit it.
+
+        Args:
+            model: in eval mode.
+            loss: one loss per sample.
+            data: N samples.
+            **defaults: options where the spec says nothing; those that this inverse does not have are left out.
+
+        Returns:
+            The inverse.
+        """
+        allowed = self._allowed()
+        options = {name: value for name, value in defaults.items() if name in allowed} | dict(self.options)
+        prior = options.get("preconditioner")
+        if isinstance(prior, (str, InverseSpec)):
+            decay = {name: options[name] for name in ("weight_decay",) if name in options}
+            options["preconditioner"] = spec(prior).fit(model, loss, data, **decay)
+        made: InverseCurvature = INVERSES[self.name].fit(model, loss, data, **options)  # type: ignore[attr-defined]
+        return made
+
+    def _allowed(self) -> list[str]:
+        signature = inspect.signature(INVERSES[self.name].fit)  # type: ignore[attr-defined]
+        return [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
+def spec(given: str | InverseSpec) -> InverseSpec:
+    """A spec, from itself or from a name."""
+    return given if isinstance(given, InverseSpec) else InverseSpec(given)

@@ -1,0 +1,244 @@
+r"""What is to happen to the training set, and what that does to the weights.
+
+Removing an image, giving it another label or another weight all change the mean loss in the same way: by a sum of
+losses with factors,
+
+.. math:: L'(\theta) = L(\theta) + \frac1N\sum_t f_t\, \ell(x_{n_t}, y_t; \theta) .
+
+A removal is one term with :math:`f = -1` and the given label; a new label is that and one with :math:`f = 1` and the
+new label; a weight w is one with :math:`f = w - 1`. To first order the minimum moves by
+:math:`-H^{-1}\frac1N\sum_t f_t\nabla\ell_t`, whatever the mix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from influence_core.data import LabelledDataset
+from influence_core.errors import InvalidInput
+from influence_core.gradients import mean_gradient
+from influence_core.losses import Loss
+
+
+@dataclass(frozen=True)
+class DataChange:
+    """A change of the training set.
+
+    Attributes:
+        ids: the images whose label or weight changes, int64 [n], ascending.
+        labels: their labels afterwards, int64 [n].
+        weights: their weights afterwards, float64 [n]; 0 where an image is removed.
+        given: their labels before, int64 [n].
+        size: N, images in the training set.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    weights: Tensor
+    given: Tensor
+    size: int
+
+    @property
+    def only_removes(self) -> bool:
+        """Whether it is a removal and nothing else."""
+        return bool((self.weights == 0).all())
+
+    def terms(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The losses that are added.
+
+        Returns:
+            Ids int64 [T], labels int64 [T] and factors f float64 [T]; the terms with the given labels come first.
+        """
+        relabelled = self.labels != self.given
+        gone = torch.where(relabelled, torch.full_like(self.weights, -1.0), self.weights - 1.0)
+        first = gone != 0
+        second = relabelled & (self.weights != 0)
+        ids = torch.cat([self.ids[first], self.ids[second]])
+        labels = torch.cat([self.given[first], self.labels[second]])
+        return ids, labels, torch.cat([gone[first], self.weights[second]])
+
+    def of(self, ids: Tensor) -> DataChange:
+        """The part of the change that is about some images.
+
+        Args:
+            ids: of these images, int64.
+
+        Returns:
+            The part; N is that of the whole training set.
+        """
+        some = torch.isin(self.ids, ids)
+        return DataChange(self.ids[some], self.labels[some], self.weights[some], self.given[some], self.size)
+
+    def changed_loss(self, data: LabelledDataset) -> tuple[Tensor, Tensor, Tensor]:
+        """The training set afterwards.
+
+        Args:
+            data: the training set.
+
+        Returns:
+            Ids of the images that are left, int64 [n']; their labels, int64 [n']; and their weights, float64 [n'].
+        """
+        labels, weights = data.labels.clone(), torch.ones(self.size, dtype=torch.float64)
+        labels[self.ids], weights[self.ids] = self.labels, self.weights
+        left = (weights != 0).nonzero().flatten()
+        return left, labels[left], weights[left]
+
+
+def data_change(
+    data: LabelledDataset,
+    classes: int,
+    remove: int | Sequence[int] | Tensor | None = None,
+    relabel: Mapping[int, int | str] | None = None,
+    weight: Mapping[int, float] | None = None,
+) -> DataChange:
+    """Check what a caller asks for.
+
+    Args:
+        data: the training set.
+        classes: K.
+        remove: ids of images to leave out.
+        relabel: id -> new label, a number or a class name.
+        weight: id -> new weight, 0 or more; every image has weight 1 until now.
+
+    Returns:
+        The change.
+
+    Raises:
+        InvalidInput: if nothing changes, an id, label or weight makes no sense, or an image is named twice.
+    """
+    removed = _ids([] if remove is None else remove, len(data), empty=remove is None)
+    labels = {_id(i, len(data), "relabel"): _label(label, data, classes) for i, label in (relabel or {}).items()}
+    weights = {_id(i, len(data), "weight"): _weight(i, w) for i, w in (weight or {}).items()}
+    for what, named in (("a new label", labels), ("a new weight", weights)):
+        both = sorted(named.keys() & set(removed))
+        if both:
+            raise InvalidInput(f"training image {both[0]} is to be removed and to get {what}: choose one of the two")
+    ids = torch.tensor(sorted({*removed, *labels, *weights}), dtype=torch.long)
+    if not len(ids):
+        raise InvalidInput("nothing changes: give remove=[3, 17], relabel={5: 2} or weight={9: 0.5}")
+    given = data.labels[ids]
+    after = torch.tensor([labels.get(i, int(y)) for i, y in zip(ids.tolist(), given, strict=True)], dtype=torch.long)
+    gone = set(removed)
+    factors = torch.tensor([0.0 if i in gone else weights.get(i, 1.0) for i in ids.tolist()], dtype=torch.float64)
+    change = DataChange(ids, after, factors, given, len(data))
+    if not len(change.terms()[0]):
+        raise InvalidInput("nothing changes: every new label is the given one, and every new weight is 1")
+    return change
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A loss times a factor for each sample: labels are rows ``[label, factor]``, float64.
+
+    Attributes:
+        loss: one loss per sample.
+    """
+
+    loss: Loss
+
+    def __call__(self, outputs: Tensor, rows: Tensor) -> Tensor:
+        """Losses [B], multiplied."""
+        return self.loss(outputs, rows[:, 0].long()) * rows[:, 1].to(outputs.dtype)
+
+
+def term_gradient(model: nn.Module, loss: Loss, samples: Any, change: DataChange) -> dict[str, Tensor]:
+    r""":math:`-\frac1N\sum_t f_t\nabla\ell_t`: what the inverse curvature turns into a change of the weights.
+
+    Args:
+        model: where gradients are taken, in eval mode.
+        loss: one loss per sample.
+        samples: of the terms, in their order.
+        change: of the training set.
+
+    Returns:
+        Parameter name -> tensor of its shape.
+    """
+    ids, labels, factors = change.terms()
+    rows = torch.stack([labels.double(), -factors], dim=1)
+    gradient = mean_gradient(model, Weighted(loss), samples, labels=rows)
+    share = len(ids) / change.size
+    return {name: share * g for name, g in gradient.items()}
+
+
+class ParameterChange(dict[str, Tensor]):
+    """Parameter name -> what to add to it; ``study.edited(change)`` is the edited study.
+
+    Args:
+        change: the tensors.
+        meta: estimator, parameters, fingerprint of the study, what changed, residual, seconds, as in ``Scores.meta``.
+
+    Attributes:
+        meta: see above.
+    """
+
+    def __init__(self, change: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
+        super().__init__(change)
+        self.meta: dict[str, Any] = dict(meta or {})
+
+
+def checked_ids(given: Any, size: int, split: str) -> Tensor:
+    """Ids as a tensor.
+
+    Args:
+        given: an id, or several.
+        size: of the dataset.
+        split: its name, for messages.
+
+    Returns:
+        int64 [n].
+
+    Raises:
+        InvalidInput: if they are no integers, or out of range.
+    """
+    example = "test=[3, 17]" if split == "test" else "remove=[3, 17]"
+    try:
+        ids = torch.as_tensor([given] if isinstance(given, int) else given).flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInput(f"{split} ids are {given!r}; give integers such as {example}") from error
+    if ids.numel() == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise InvalidInput(f"{split} ids are {ids.dtype} with {ids.numel()} values; give integers such as {example}")
+    bad = ids[(ids < 0) | (ids >= size)]
+    if bad.numel():
+        raise InvalidInput(f"there is no {split} image {int(bad[0])}; ids go from 0 to {size - 1}")
+    return ids.to(torch.long)
+
+
+def _ids(given: Any, size: int, empty: bool) -> list[int]:
+    if empty:
+        return []
+    ids = checked_ids(given, size, "training")
+    if len(ids.unique()) < len(ids):
+        raise InvalidInput(f"of the {len(ids)} training ids to remove some are given twice; give each once")
+    return ids.tolist()
+
+
+def _id(given: Any, size: int, what: str) -> int:
+    if isinstance(given, bool) or not isinstance(given, Integral):
+        raise InvalidInput(f"{what} names the training image {given!r}; give integers such as {what}={{3: 1}}")
+    if not 0 <= int(given) < size:
+        raise InvalidInput(f"there is no training image {given}; ids go from 0 to {size - 1}")
+    return int(given)
+
+
+def _label(given: Any, data: LabelledDataset, classes: int) -> int:
+    if isinstance(given, str):
+        names: Iterable[str] = data.class_names or ()
+        if given not in names:
+            raise InvalidInput(f"there is no class {given!r}; there are {', '.join(names) or 'numbers alone'}")
+        return list(names).index(given)
+    if isinstance(given, bool) or not isinstance(given, Integral) or not 0 <= int(given) < classes:
+        raise InvalidInput(f"the new label {given!r} is no class; labels go from 0 to {classes - 1}")
+    return int(given)
+
+
+def _weight(index: Any, given: Any) -> float:
+    if isinstance(given, bool) or not isinstance(given, Real) or not 0 <= float(given) < math.inf:
+        raise InvalidInput(f"the new weight of training image {index} is {given!r}; expected a number of 0 or more")
+    return float(given)

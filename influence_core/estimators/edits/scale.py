@@ -1,0 +1,71 @@
+"""How far to go along an edit of the weights, judged on the validation set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from influence_core.errors import InvalidInput
+from influence_core.models import model_outputs
+from influence_core.study import Study
+
+SCALES = tuple(2.0**power for power in range(-4, 9))
+"""What is tried: 1/16, 1/8, ..., 256 times the step."""
+
+
+def validated_scale(
+    study: Study, change: Mapping[str, Tensor], forgotten: Tensor, removed: Tensor | None = None
+) -> tuple[float, float, float]:
+    """The factor of a change of weights with the best ``modified_f1`` on the validation set, out of ``SCALES``.
+
+    Validation images count whose class is still among the training images.
+
+    Args:
+        study: with a validation set.
+        change: parameter name -> what to add, for any estimator's ``parameter_change``.
+        forgotten: ids of the training images whose given label is to be forgotten.
+        removed: those of them that are left out of the training set; all by default.
+
+    Returns:
+        The factor (the smallest of equals), its modified F1, and that of the unedited model.
+
+    Raises:
+        InvalidInput: if there is no such validation image.
+    """
+    stays = torch.ones(len(study.train), dtype=torch.bool)
+    stays[forgotten if removed is None else removed] = False
+    labels = study.split("validation").labels
+    ids = torch.isin(labels, study.train.labels[stays].unique()).nonzero().flatten()
+    if not len(ids):
+        raise InvalidInput("no validation image has a label that is left among the training images: give a scale")
+
+    def judged(edited: Study) -> float:
+        own = model_outputs(edited.model, study.train, forgotten).argmax(1) == study.train.labels[forgotten]
+        other = model_outputs(edited.model, study.split("validation"), ids).argmax(1) == labels[ids]
+        return modified_f1(float(own.double().mean()), float(other.double().mean()))
+
+    found = [judged(study.edited({name: s * delta for name, delta in change.items()})) for s in SCALES]
+    best = max(found)
+    return SCALES[found.index(best)], best, judged(study)
+
+
+def modified_f1(self_accuracy: float, accuracy: float) -> float:
+    r"""The harmonic mean of what was forgotten and what is still known (Lyu et al. 2023, eq. 14).
+
+    .. math:: F_1 = \frac{2 (1 - a_\text{self}) a}{(1 - a_\text{self}) + a}
+
+    Args:
+        self_accuracy: share of the removed images with their given label predicted, 0 to 1.
+        accuracy: on images that are to be known still, 0 to 1.
+
+    Returns:
+        0 to 1.
+
+    Example:
+        >>> modified_f1(0.0, 1.0), modified_f1(1.0, 1.0)
+        (1.0, 0.0)
+    """
+    forgotten = 1 - self_accuracy
+    return 2 * forgotten * accuracy / (forgotten + accuracy) if forgotten + accuracy > 0 else 0.0

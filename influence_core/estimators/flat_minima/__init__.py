@@ -1,0 +1,1 @@
+"""Influence at a minimum of the validation loss, flat or plain."""

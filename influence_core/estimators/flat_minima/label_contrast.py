@@ -1,0 +1,137 @@
+"""The given label against the best other one, at a flat minimum of the validation loss: LabelContrast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from influence_core.curvature import LabelScore, label_scores
+from influence_core.curvature.inverses import DiagonalInverse
+from influence_core.estimators.flat_minima.minimum import ValidationMinimum
+from influence_core.estimators.flat_minima.tuning import FlatValidationTuned
+from influence_core.study import Study
+
+Statistic = Literal["studentised", "norms"]
+
+SMALLEST = torch.finfo(torch.float32).tiny
+"""Least square of a distance between gradients: where two labels have the same one, the ratio fits into float32."""
+
+
+@dataclass
+class LabelContrast(FlatValidationTuned, ValidationMinimum):
+    r"""The given label against the best other one, at a flat minimum of the validation loss (a method of this package).
+
+    FVM's :math:`q(z) = \lVert\nabla\ell(z)\rVert^2_{P^{-1}}` is an absolute number: an unusual image with large
+    gradients for *every* label has a large q although nothing is wrong with its label. A contrast compares the given
+    label y with the others of the same image instead. At the model tuned on the validation set, with
+    :math:`\ell_k` the loss of the image with label k and :math:`\lVert g\rVert^2 = g^\top (P + \lambda)^{-1} g`:
+
+    .. math:: c(z) = \max_{k \ne y}
+              \frac{\ell_y - \ell_k}{\lVert\nabla\ell_y - \nabla\ell_k\rVert}
+              \quad\text{(studentised)}, \qquad
+              c(z) = \log q_y - \min_{k \ne y} \log q_k \quad\text{(norms)}.
+
+    *Studentised.* :math:`\ell_y - \ell_k` is the log likelihood ratio of label k against y. If the validation set
+    leaves the weights uncertain as :math:`\mathcal N(\tilde\theta, s(P + \lambda)^{-1})`, its standard deviation is, to
+    first order, :math:`\sqrt s` times the denominator: c is the studentised ratio. It is also the smallest change of
+    the weights after which y is as likely as k,
+
+    .. math:: \min_\Delta \lVert\Delta\rVert_{P + \lambda} \quad\text{subject to}\quad
+              (\ell_y - \ell_k) + (\nabla\ell_y - \nabla\ell_k)^\top \Delta = 0 ,
+
+    so that :math:`\frac12 c^2` is what it costs, in the second-order estimate of eq. 19, to make the model agree with
+    the label: the increase of the validation loss. Negative values are distances of a label that the model agrees with
+    to the nearest one that it would prefer. For cross-entropy :math:`\ell_y - \ell_k` is the difference of two logits.
+
+    *Norms.* If the gradient with the right label is drawn from :math:`\mathcal N(0, s_z P)` with a scale
+    :math:`s_z` of the image that nobody knows, the likelihood of label k at its best scale is, up to a constant,
+    :math:`-\frac d2 \log q_k` (d the number of weights): c is 2/d times the generalised log likelihood ratio. A factor
+    that all q of an image share cancels.
+
+    The influence of a label k is minus the same number with k in the place of y, so that the suggestion is the label
+    with the smallest contrast: the tuned model's prediction for "studentised", the smallest q for "norms" (see eq. 22
+    and 25 in ``VM``). One Gram matrix per image gives all of it, so that the labels cost one sweep. ``influence`` on
+    test images is that of ``FVM``.
+
+    What to expect, as average precision in per cent on the digits study with the default settings, mean over seeds 0
+    to 4 (the statistics were chosen on seeds from 100 on):
+
+    ===============================  =====  ===========  =====  =========  ========
+    wrong labels                     FVM q  studentised  norms  TunedLoss  Loss
+    ===============================  =====  ===========  =====  =========  ========
+    10 % to any other digit          99.16  99.09        99.20  99.22      97.99
+    20 %                             99.31  99.67        99.59  99.70      98.47
+    40 %                             99.43  99.85        99.78  99.86      98.39
+    30 % to the next digit           97.01  99.90        99.84  99.88      80.08
+    ===============================  =====  ===========  =====  =========  ========
+
+    Both contrasts find clearly more than q from 20 % on and most where one class is taken for another; at 10 % nothing
+    is gained. On the real noise of CIFAR-10N ("worse" labels, a small ResNet, one seed) q has 80.5, "studentised" 91.2,
+    the tuned loss 91.4. Neither beats the plain loss at the tuned model, within the spread of the seeds: what finds the
+    labels is the clean validation set. What the contrast adds to that loss is its meaning, the cost of a label in
+    weights and on the validation set.
+
+    Args:
+        statistic: "studentised" or "norms".
+    """
+
+    name: ClassVar[str] = "labelcontrast"
+    title: ClassVar[str] = "Label contrast"
+    paper: ClassVar[str] = "this package; after flat validation minima, 2025"
+    cost: ClassVar[str] = "2 x steps x batch backward + V backward + N forward and K N backward"
+    learned: ClassVar[tuple[str, ...]] = ("contrasts_",)
+
+    statistic: Statistic = "studentised"
+
+    def _fit(self, study: Study) -> None:
+        super()._fit(study)
+        assert isinstance(self.inverse_, DiagonalInverse)
+        score: LabelScore = studentised_contrast if self.statistic == "studentised" else norm_contrast
+        weights = self.inverse_.weights
+        found = label_scores(self.model_, study.loss, study.train, weights, study.num_classes, score, self.top_labels)
+        self.contrasts_: Tensor = found.to(next(self.model_.parameters()).dtype)
+
+    def _mislabel_scores(self) -> Tensor:
+        given = self.study_.train.labels.to(self.contrasts_.device)
+        return self.contrasts_.gather(1, given[:, None])[:, 0]
+
+    def _label_influence(self) -> Tensor:
+        return -self.contrasts_
+
+
+def studentised_contrast(losses: Tensor, grams: Tensor) -> Tensor:
+    """For every label, its largest lead in loss over another one, by the norm of the gradients' difference.
+
+    Args:
+        losses: [B, m], of each label.
+        grams: [B, m, m], inner products of the labels' gradients.
+
+    Returns:
+        [B, m].
+    """
+    squares = torch.diagonal(grams, dim1=1, dim2=2)
+    apart = (squares[:, :, None] + squares[:, None, :] - 2 * grams).clamp_min(SMALLEST)
+    leads = (losses[:, :, None] - losses[:, None, :]) / apart.sqrt()
+    return _without_itself(leads, -torch.inf).amax(2)
+
+
+def norm_contrast(losses: Tensor, grams: Tensor) -> Tensor:
+    """For every label, the log of its squared gradient norm less the smallest of another one.
+
+    Args:
+        losses: [B, m]; not looked at.
+        grams: [B, m, m], inner products of the labels' gradients.
+
+    Returns:
+        [B, m].
+    """
+    logs = torch.diagonal(grams, dim1=1, dim2=2).clamp_min(torch.finfo(grams.dtype).tiny).log()
+    return logs - _without_itself(logs[:, None, :].expand_as(grams), torch.inf).amin(2)
+
+
+def _without_itself(values: Tensor, filler: float) -> Tensor:
+    own = torch.eye(values.shape[1], dtype=torch.bool, device=values.device)
+    return values.masked_fill(own, filler)

@@ -1,0 +1,58 @@
+"""What all methods share that measure gradients in the curvature of the validation loss, at a model tuned on it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from influence_core.curvature.inverses import DiagonalInverse, InverseCurvature
+from influence_core.errors import InvalidInput
+from influence_core.estimators.base import Answer
+from influence_core.estimators.flat_minima.tuning import ValidationTuned
+from influence_core.gradients import inner_products, per_sample_gradients
+from influence_core.study import Study
+
+
+@dataclass
+class ValidationMinimum(ValidationTuned):
+    """Tunes, and fits the diagonal of the validation set's Fisher matrix there.
+
+    A subclass with other curvatures overrides ``_fit_inverse``.
+    """
+
+    reasons: ClassVar[dict[str, str]] = {
+        "self_influence": "q measures disagreement with the validation set, not what the image does to itself"
+    }
+    exempt: ClassVar[dict[str, str]] = {"rotated_inputs": "a diagonal metric belongs to its coordinates"}
+    learned: ClassVar[tuple[str, ...]] = ("model_", "inverse_")
+
+    damping: float | None = None
+    top_labels: int | None = None
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        if self.damping is not None and not 0 < self.damping < math.inf:
+            raise InvalidInput(f"damping is {self.damping}; it divides by P + damping, so it must be above 0")
+        if self.top_labels is not None and self.top_labels < 0:
+            raise InvalidInput(f"top_labels is {self.top_labels}; it is a number of labels, or 0 for all")
+
+    def _fit(self, study: Study) -> None:
+        self.model_: nn.Module = self._tuned(study)
+        self.inverse_ = self._fit_inverse(study)
+
+    def _fit_inverse(self, study: Study) -> InverseCurvature:
+        damping = 1e-3 if self.damping is None else self.damping
+        return DiagonalInverse.fit(self.model_, study.loss, study.split("validation"), damping=damping)
+
+    def _influence(self, test_ids: Tensor) -> Answer:
+        study = self.study_
+        queries = per_sample_gradients(self.model_, study.loss, study.test.subset(test_ids))
+        solved = self.inverse_.apply(queries)
+        return Answer(inner_products(self.model_, study.loss, study.train, solved.vectors), solved.facts)
+
+    def _facts(self) -> dict[str, Any]:
+        settled = self.inverse_.facts()
+        return {name: value for name, value in settled.items() if name != "weight_decay"}

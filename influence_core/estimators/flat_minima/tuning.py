@@ -1,0 +1,85 @@
+"""What all methods at a minimum of the validation loss share: tuning the trained model on the validation set."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from influence_core.errors import InvalidInput
+from influence_core.estimators.base import Estimator
+from influence_core.progress import track
+from influence_core.study import Study
+from influence_core.training import Sharpness, Solver, check_sgd, cosine, seeded, shuffled_batches, step
+
+
+@dataclass
+class ValidationTuned(Estimator):
+    """Works at a model that was tuned on the clean validation set from the trained weights on, by SGD."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"validation"})
+
+    steps: int = 1000
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+    batch_statistics: bool = True
+    seed: int = 0
+
+    def _check_parameters(self) -> None:
+        if self.steps < 0 or self.batch_size < 2:
+            raise InvalidInput(
+                f"steps={self.steps}, batch_size={self.batch_size}: steps from 0 and two samples a batch are needed"
+            )
+        check_sgd(self.learning_rate, self.momentum, self.weight_decay)
+        self._sharpness()
+
+    def _sharpness(self) -> Sharpness:
+        return Sharpness("sam", rho=0.0)
+
+    def _tuned(self, study: Study) -> nn.Module:
+        """The model after tuning on the validation set, in eval mode."""
+        model = copy.deepcopy(study.model)
+        generator = torch.Generator().manual_seed(self.seed)
+        batches = shuffled_batches(study.split("validation"), self.batch_size, generator, study.device)
+        base = torch.optim.SGD(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+        optimizer = self._sharpness().around(base, model, self.seed)
+        with seeded(self.seed, study.device):
+            model.train(self.batch_statistics)
+            for i in track(range(self.steps), f"{self.title}: tuning on the validation set"):
+                for group in base.param_groups:
+                    group["lr"] = self.learning_rate * cosine(i / self.steps)
+                step(model, optimizer, study.loss, *next(batches))
+        return model.eval()
+
+
+@dataclass
+class FlatValidationTuned(ValidationTuned):
+    """The same with a sharpness-aware optimiser around SGD, at a *flat* minimum of the validation loss.
+
+    Args:
+        sharpness: "sam", "asam", "fsam" or "lpf", or ``ic.training.Sharpness`` with the optimiser's options.
+        rho: radius of the ascent, where ``sharpness`` is a name; ``None`` for the optimiser's own default: SAM 0.05,
+            ASAM 0.5, F-SAM 0.2. 0 leaves the ascent out.
+    """
+
+    sharpness: Solver | Sharpness = "sam"
+    rho: float | None = None
+
+    def _sharpness(self) -> Sharpness:
+        if not isinstance(self.sharpness, Sharpness):
+            return Sharpness(self.sharpness, rho=self.rho)
+        if self.rho is not None:
+            raise InvalidInput(
+                f"rho={self.rho} and sharpness={self.sharpness!r}: give the radius once, as Sharpness(..., rho=...)"
+            )
+        return self.sharpness

@@ -1,0 +1,1 @@
+"""Products of gradients along the training, plain or through random projections."""

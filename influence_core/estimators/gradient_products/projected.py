@@ -1,0 +1,38 @@
+"""What estimators share that keep random projections of gradients: they index once and answer instantly.
+
+``fit`` keeps k features of each training image, and a test image costs its own gradient at each checkpoint and one
+matrix product.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from influence_core.errors import InvalidInput
+from influence_core.gradients import DenseProjection, FactoredProjection, Projection, SketchProjection
+
+ProjectionName = Literal["sketch", "dense", "factored"]
+
+PROJECTIONS: dict[str, type[Projection]] = {
+    "sketch": SketchProjection,
+    "dense": DenseProjection,
+    "factored": FactoredProjection,
+}
+
+ROTATED = {"rotated_inputs": "a random projection belongs to its coordinates: rotated inputs are another draw of it"}
+"""Why these are exempt from a check of ``ic.testing``."""
+
+TRAINED_LABELS = {"label_influence": "it explains the labels that were trained on"}
+
+
+def check_dim(dim: int) -> None:
+    """Refuse a projection to less than two numbers.
+
+    Args:
+        dim: k.
+
+    Raises:
+        InvalidInput: if it is below 2.
+    """
+    if dim < 2:
+        raise InvalidInput(f"dim is {dim}; a projection needs at least two features")

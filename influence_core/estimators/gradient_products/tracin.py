@@ -1,0 +1,91 @@
+"""Influence along the trajectory of training: TracIn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from influence_core.estimators.base import Estimator
+from influence_core.estimators.gradient_products.checkpoints import check_last, weighted_checkpoints
+from influence_core.estimators.gradient_products.similarity import Similarity, cosines, refuse_cosine
+from influence_core.gradients import inner_products, squared_norms
+from influence_core.progress import track
+from influence_core.study import Study
+
+
+@dataclass
+class TracIn(Estimator):
+    r"""Sum of gradient products over checkpoints (Pruthi et al. 2020, arXiv:2002.08484, section 3.2).
+
+    .. math:: h(z, z') = \sum_c w_c\, \nabla\ell(z', \theta_c) \cdot \nabla\ell(z, \theta_c)
+
+    A step on a training image lowers the loss of a test image by the learning rate times this product, so positive is
+    helpful without any change of sign. Self-influence is :math:`\sum_c w_c \lVert\nabla\ell(z, \theta_c)\rVert^2`.
+    Expect large scores for any image with a large gradient, whichever side it is on, and see ``similarity``.
+
+    Args:
+        weights: "learning_rate" for :math:`w_c = \eta_c` (TracIn's own), "equal" for :math:`w_c = 1/C` (GEX, eq. 5).
+        last: how many of the last checkpoints to use; all by default.
+        similarity: "product", or "cosine" of the angle between the two gradients at each checkpoint:
+            large gradients then drown no others in the rankings, and scores say how alike two images pull, not how
+            hard. An image without any gradient has 0. Of itself every image has the same cosine, so that there is no
+            self-influence.
+
+    Example:
+        >>> import influence_core as ic
+        >>> scores = ic.estimators.TracIn().fit(ic.demo.digits()).influence(test=[0])
+        >>> tuple(scores.values.shape)
+        (1000, 1)
+    """
+
+    name: ClassVar[str] = "tracin"
+    title: ClassVar[str] = "TracIn"
+    paper: ClassVar[str] = "Pruthi et al. 2020"
+    needs: ClassVar[frozenset[str]] = frozenset({"trajectory"})
+    cost: ClassVar[str] = "C (N + M) backward"
+    reasons: ClassVar[dict[str, str]] = {"label_influence": "it explains the labels that were trained on"}
+    learned: ClassVar[tuple[str, ...]] = ("checkpoints_", "weights_")
+
+    weights: Literal["learning_rate", "equal"] = "learning_rate"
+    last: int | None = None
+    similarity: Similarity = "product"
+
+    def _check_parameters(self) -> None:
+        check_last(self.last)
+
+    def _fit(self, study: Study) -> None:
+        self.checkpoints_, self.weights_ = weighted_checkpoints(study, self.weights, self.last)
+
+    def _influence(self, test_ids: Tensor) -> Tensor:
+        study, chosen = self.study_, self.study_.test.subset(test_ids)
+
+        def products(model: nn.Module) -> Tensor:
+            found = inner_products(model, study.loss, study.train, chosen)
+            if self.similarity == "product":
+                return found
+            return cosines(
+                found,
+                squared_norms(model, study.loss, study.train),
+                squared_norms(model, study.loss, chosen),
+            )
+
+        return self._total(products, "TracIn: gradient products")
+
+    def _self_influence(self) -> Tensor:
+        refuse_cosine(self, "self_influence")
+        study = self.study_
+        return self._total(lambda model: squared_norms(model, study.loss, study.train), "TracIn: gradient norms")
+
+    def _mislabel_scores(self) -> Tensor:
+        refuse_cosine(self, "mislabel_scores")
+        return self._self_influence()
+
+    def _total(self, of: Callable[[nn.Module], Tensor], what: str) -> Tensor:
+        parts = []
+        for weight, checkpoint in track(list(zip(self.weights_, self.checkpoints_, strict=True)), what):
+            parts.append(weight * of(self.study_.at(checkpoint)))
+        return torch.stack(parts).sum(0)

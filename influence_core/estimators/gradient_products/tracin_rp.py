@@ -1,0 +1,91 @@
+"""TracIn through a random projection: TracInRP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from influence_core.data import LabelledDataset
+from influence_core.estimators.base import Estimator
+from influence_core.estimators.gradient_products.checkpoints import check_last, weighted_checkpoints
+from influence_core.estimators.gradient_products.projected import (
+    PROJECTIONS,
+    ROTATED,
+    TRAINED_LABELS,
+    ProjectionName,
+    check_dim,
+)
+from influence_core.estimators.gradient_products.similarity import Similarity, refuse_cosine, unit_rows
+from influence_core.gradients import project
+from influence_core.progress import track
+from influence_core.study import Study
+
+
+@dataclass
+class TracInRP(Estimator):
+    r"""TracIn through one random projection Q (Pruthi et al. 2020, section 3.5; the variant of Kim et al. 2023).
+
+    .. math:: h(z, z') = \sum_c w_c\, (Q^\top\nabla\ell(z', \theta_c)) \cdot (Q^\top\nabla\ell(z, \theta_c))
+
+    Q is the same at every checkpoint and right on average: see ``RandProj`` for its error. With C checkpoints, C k
+    features of each training image are kept. Positive is helpful, as in TracIn.
+
+    Args:
+        dim: k, the features kept of each image and checkpoint; the paper uses 20.
+        weights: "equal" for :math:`w_c = 1/C` (Kim et al. 2023), "learning_rate" for :math:`w_c = \eta_c` (TracIn).
+        last: how many of the last checkpoints to use; all by default.
+        projection: as in ``RandProj``.
+        seed: of the projection.
+        similarity: "product", or "cosine" of the angle between the two gradients at each checkpoint, after projection:
+            large gradients then drown no others in the rankings, and scores say how alike two images pull, not how
+            hard. An image without any gradient has 0. Of itself every image has the same cosine, so that there is no
+            self-influence.
+    """
+
+    name: ClassVar[str] = "tracinrp"
+    title: ClassVar[str] = "TracInRP"
+    paper: ClassVar[str] = "Pruthi et al. 2020 (random projections)"
+    needs: ClassVar[frozenset[str]] = frozenset({"trajectory"})
+    cost: ClassVar[str] = "C N backward; a test image C backward"
+    reasons: ClassVar[dict[str, str]] = TRAINED_LABELS
+    exempt: ClassVar[dict[str, str]] = ROTATED
+    learned: ClassVar[tuple[str, ...]] = ("checkpoints_", "weights_", "features_")
+
+    dim: int = 512
+    weights: Literal["equal", "learning_rate"] = "equal"
+    last: int | None = None
+    projection: ProjectionName = "sketch"
+    seed: int = 0
+    similarity: Similarity = "product"
+
+    def _check_parameters(self) -> None:
+        check_dim(self.dim)
+        check_last(self.last)
+
+    def _fit(self, study: Study) -> None:
+        self.checkpoints_, self.weights_ = weighted_checkpoints(study, self.weights, self.last)
+        self.features_ = self._features(study, study.train)
+
+    def _features(self, study: Study, data: LabelledDataset) -> Tensor:
+        """[C, n, k]."""
+        projection = PROJECTIONS[self.projection](self.dim, self.seed)
+        models = (study.at(c) for c in track(self.checkpoints_, f"TracInRP: features of the {data.name} images"))
+        found = torch.stack([project(model, study.loss, data, projection) for model in models])
+        return unit_rows(found) if self.similarity == "cosine" else found
+
+    def _influence(self, test_ids: Tensor) -> Tensor:
+        queries = self._features(self.study_, self.study_.test.subset(test_ids))
+        weights = self.features_.new_tensor(self.weights_)
+        return torch.einsum("c,cnk,cmk->nm", weights, self.features_, queries)
+
+    def _self_influence(self) -> Tensor:
+        refuse_cosine(self, "self_influence")
+        weights = self.features_.new_tensor(self.weights_)
+        return torch.einsum("c,cnk,cnk->n", weights, self.features_, self.features_)
+
+    def _mislabel_scores(self) -> Tensor:
+        refuse_cosine(self, "mislabel_scores")
+        return self._self_influence()

@@ -1,0 +1,160 @@
+"""Gauss-Newton in the space of projected gradients: TRAK."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from influence_core.data import LabelledDataset
+from influence_core.errors import InvalidInput, NotSupported
+from influence_core.estimators.base import Estimator
+from influence_core.estimators.gradient_products.checkpoints import check_last
+from influence_core.estimators.gradient_products.projected import (
+    PROJECTIONS,
+    ROTATED,
+    TRAINED_LABELS,
+    ProjectionName,
+    check_dim,
+)
+from influence_core.estimators.gradient_products.similarity import Similarity, unit_rows
+from influence_core.gradients import Projections, sweep
+from influence_core.losses import cross_entropy
+from influence_core.progress import track
+from influence_core.study import Study
+from influence_core.training import Checkpoint
+
+
+@dataclass
+class TRAK(Estimator):
+    r"""Gauss-Newton in the space of projected gradients (Park et al. 2023, "TRAK", arXiv:2303.14186, section 3).
+
+    The output that is attributed is the margin of the label, :math:`f = \log p_y/(1 - p_y)`, whose gradients are
+    projected: :math:`\phi_c(z) = P^\top\nabla f(z, \theta_c)`, stacked to :math:`\Phi_c` for the training images. With
+    :math:`Q_c(z) = 1 - p_y(z, \theta_c)` and means over the checkpoints,
+
+    .. math:: \tau(z, z') = \bar Q(z) \cdot \frac1C\sum_c
+              \phi_c(z)^\top(\Phi_c^\top\Phi_c + \lambda_c)^{-1}\phi_c(z').
+
+    This estimates how much the training image raises the margin of the test image. The cross-entropy is
+    :math:`\log(1 + e^{-f})`, which falls as the margin rises, so positive is helpful without any change of sign; only
+    the ranks within a column are those of the change of loss. The self-influence is the diagonal,
+    :math:`\bar Q(z)` times the leverage of the image. The paper averages over models trained on random halves and cuts
+    small scores to zero; here the checkpoints of one training stand in for the models, as in its ablations, and nothing
+    is cut.
+
+    Args:
+        dim: k, the features kept of each image and checkpoint. It should stay below the number of training images,
+            beyond which the damping alone decides.
+        damping: :math:`\lambda_c` relative to the mean of the diagonal of :math:`\Phi_c^\top\Phi_c`. The paper has
+            none, but a projection may leave directions without any gradient.
+        last: how many of the last checkpoints to use; all by default. A study without a trajectory has its trained
+            model as the only one.
+        projection: as in ``RandProj``.
+        seed: of the projection, which is the same at every checkpoint.
+        similarity: "product", or "cosine" to give all features length 1 before the Gauss-Newton matrix is made of them.
+    """
+
+    name: ClassVar[str] = "trak"
+    title: ClassVar[str] = "TRAK"
+    paper: ClassVar[str] = "Park et al. 2023"
+    cost: ClassVar[str] = "C N backward and C k^3; a test image C backward"
+    reasons: ClassVar[dict[str, str]] = TRAINED_LABELS
+    exempt: ClassVar[dict[str, str]] = ROTATED
+    learned: ClassVar[tuple[str, ...]] = ("checkpoints_", "damping_", "doubts_", "features_", "leverages_")
+
+    dim: int = 512
+    damping: float = 0.1
+    last: int | None = None
+    projection: ProjectionName = "sketch"
+    seed: int = 0
+    similarity: Similarity = "product"
+
+    def _check_parameters(self) -> None:
+        check_dim(self.dim)
+        check_last(self.last)
+        if self.damping <= 0:
+            raise InvalidInput(f"damping is {self.damping}; features may leave directions empty, so it must be above 0")
+
+    def _fit(self, study: Study) -> None:
+        if not _is_cross_entropy(study):
+            raise NotSupported(
+                f"{self.title} attributes the margin log(p / (1 - p)), which belongs to cross-entropy; the loss of "
+                f"{study.name!r} is another one. Without a margin: TracInRP, RandProj."
+            )
+        trajectory = study.trajectory
+        self.checkpoints_: list[Checkpoint] = [] if trajectory is None else list(trajectory)[-(self.last or 0) :]
+        preconditioned, leverages, doubts, self.damping_ = [], [], [], []
+        for model in self._models(study, "features of the training images"):
+            features, doubt = self._features(model, study.train)
+            wide = features.double()
+            gram = wide.T @ wide
+            self.damping_.append(self.damping * float(gram.diagonal().mean()))
+            if self.damping_[-1] == 0:
+                raise InvalidInput("every margin gradient of the training images is zero: take an earlier checkpoint")
+            gram.diagonal().add_(self.damping_[-1])
+            solved = torch.cholesky_solve(wide.T, torch.linalg.cholesky(gram)).T
+            leverages.append((solved * wide).sum(1).to(features))
+            preconditioned.append(solved.to(features))
+            doubts.append(doubt)
+        self.doubts_ = torch.stack(doubts).mean(0)
+        self.leverages_ = torch.stack(leverages).mean(0)
+        self.features_ = torch.stack(preconditioned)
+
+    def _models(self, study: Study, what: str) -> Iterable[nn.Module]:
+        if not self.checkpoints_:
+            return [study.model]
+        return (study.at(checkpoint) for checkpoint in track(self.checkpoints_, f"TRAK: {what}"))
+
+    def _features(self, model: nn.Module, data: LabelledDataset) -> tuple[Tensor, Tensor]:
+        """Projected gradients of the margins [n, k], and 1 - p of the labels [n]."""
+        projection = PROJECTIONS[self.projection](self.dim, self.seed)
+        consumer = Projections(projection)
+        margins = sweep(model, margin, data, [consumer]).losses
+        found = consumer.result()
+        return unit_rows(found) if self.similarity == "cosine" else found, torch.sigmoid(-margins)
+
+    def _influence(self, test_ids: Tensor) -> Tensor:
+        chosen = self.study_.test.subset(test_ids)
+        products = torch.stack(
+            [
+                features @ self._features(model, chosen)[0].T
+                for features, model in zip(
+                    self.features_, self._models(self.study_, "features of the test images"), strict=True
+                )
+            ]
+        )
+        return self.doubts_[:, None] * products.mean(0)
+
+    def _self_influence(self) -> Tensor:
+        return self.doubts_ * self.leverages_
+
+    def _mislabel_scores(self) -> Tensor:
+        return self._self_influence()
+
+
+def margin(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Log-odds of the labels, ``log(p / (1 - p))``, without the loss of digits of forming p.
+
+    Args:
+        outputs: logits [B, K].
+        labels: int64 [B].
+
+    Returns:
+        [B].
+    """
+    own = outputs.gather(1, labels[:, None])
+    others = outputs.scatter(1, labels[:, None], -torch.inf)
+    return own[:, 0] - others.logsumexp(1)
+
+
+def _is_cross_entropy(study: Study) -> bool:
+    if study.loss is cross_entropy:
+        return study.num_classes > 1
+    outputs, labels = study.outputs("train"), study.train.labels
+    return study.num_classes > 1 and torch.allclose(
+        study.loss(outputs, labels), cross_entropy(outputs, labels), rtol=1e-4, atol=1e-6
+    )

@@ -1,0 +1,115 @@
+"""What all methods with an inverse curvature share: one solve for each query, then one sweep over the training data."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from influence_core.curvature import Vectors
+from influence_core.curvature.inverses import InverseCurvature, Solved, worst
+from influence_core.estimators.base import Answer, Changed, Estimator
+from influence_core.estimators.changes import DataChange, term_gradient
+from influence_core.gradients import inner_products, mean_gradient, per_sample_gradients
+from influence_core.progress import track
+from influence_core.scores import Scale
+from influence_core.study import Study
+
+SOLVE_BYTES = 64 * 2**20
+"""Right-hand sides of about this size are solved for together."""
+
+
+@dataclass
+class InfluenceFunction(Estimator):
+    r"""Influence functions (Koh and Liang 2017, eq. 2, with the sign turned so that positive is helpful).
+
+    Removing the training image k from the mean loss, :math:`\frac1N\sum_n\ell_n + \frac\lambda2\lVert\theta\rVert^2`,
+    moves the minimum to first order by
+
+    .. math:: \Delta\theta = \tfrac1N H^{-1} \nabla\ell_k,
+
+    and the loss of a test image v by :math:`h(k, v) = \frac1N \nabla\ell_v^\top H^{-1}\nabla\ell_k`, in nats for
+    cross-entropy. For a set of images both are sums, and so they are for new labels and weights (see
+    ``estimators.changes``). 1/N stays 1/N: the other images' weights do not change.
+
+    A subclass says what ``H^{-1}`` is: it overrides ``_fit_inverse``, and ``_self_influence`` where that is cheap.
+    """
+
+    scales: ClassVar[dict[str, Scale]] = {"influence": "nats", "self_influence": "nats"}
+    reasons: ClassVar[dict[str, str]] = {"label_influence": "it explains the labels that were trained on"}
+    learned: ClassVar[tuple[str, ...]] = ("inverse_",)
+    solve_bytes: ClassVar[int] = SOLVE_BYTES
+
+    @abstractmethod
+    def _fit_inverse(self, study: Study) -> InverseCurvature:
+        """The inverse curvature of the training loss."""
+
+    def _fit(self, study: Study) -> None:
+        self.inverse_ = self._fit_inverse(study)
+
+    def _facts(self) -> dict[str, Any]:
+        return self.inverse_.facts()
+
+    def _query_model(self) -> nn.Module:
+        """The model at which queries' gradients are taken."""
+        return self.study_.model
+
+    def _train_model(self) -> nn.Module:
+        """The model at which training images' gradients are taken."""
+        return self._query_model()
+
+    def _samples(self, split: str, ids: Tensor | None = None) -> Any:
+        """The data that these models take."""
+        data = self.study_.split(split)
+        return data if ids is None else data.subset(ids)
+
+    def _influence(self, test_ids: Tensor) -> Answer:
+        solved = self._solved("test", test_ids, f"{self.title}: solving for test images")
+        return Answer(self._products(solved.vectors), solved.facts)
+
+    def _against_validation(self) -> Answer:
+        """Minus the influence on the mean validation loss, [N]: large for images that harm it."""
+        gradient = mean_gradient(self._query_model(), self.study_.loss, self._samples("validation"))
+        solved = self.inverse_.apply({name: g[None] for name, g in gradient.items()})
+        return Answer(-self._products(solved.vectors)[:, 0], solved.facts)
+
+    def _self_by_solving(self) -> Answer:
+        """Self-influence with one solve for each training image, in blocks."""
+        parts, facts = [], []
+        every = torch.arange(len(self.study_.train))
+        for gradients, solved in self._blocks("train", every, f"{self.title}: self-influence"):
+            own = [(g * solved.vectors[name]).flatten(1).sum(1) for name, g in gradients.items()]
+            parts.append(torch.stack(own).sum(0))
+            facts.append(solved.facts)
+        return Answer(torch.cat(parts) / len(self.study_.train), worst(facts))
+
+    def _parameter_change(self, change: DataChange) -> Mapping[str, Tensor] | Changed:
+        solved = self.inverse_.apply(self._taken_away(self._train_model(), change))
+        return Changed({name: moved[0] for name, moved in solved.vectors.items()}, solved.facts)
+
+    def _taken_away(self, model: nn.Module, change: DataChange) -> Vectors:
+        """Minus the gradient of what is added to the mean loss, at a model; stacked, R = 1."""
+        samples = self._samples("train", change.terms()[0])
+        return {name: g[None] for name, g in term_gradient(model, self.study_.loss, samples, change).items()}
+
+    def _products(self, solved: Mapping[str, Tensor]) -> Tensor:
+        """Inner products of all training gradients with solved queries, over N: ``[N, M]``."""
+        products = inner_products(self._train_model(), self.study_.loss, self._samples("train"), solved)
+        return products / len(self.study_.train)
+
+    def _solved(self, split: str, ids: Tensor, what: str) -> Solved:
+        parts = [solved for _, solved in self._blocks(split, ids, what)]
+        vectors = {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors}
+        return Solved(vectors, worst(part.facts for part in parts))
+
+    def _blocks(self, split: str, ids: Tensor, what: str) -> Iterator[tuple[Vectors, Solved]]:
+        """Gradients of some samples, and the same solved, a block at a time."""
+        model = self._query_model()
+        row = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        for some in track(list(ids.split(max(1, self.solve_bytes // row))), what):
+            gradients = per_sample_gradients(model, self.study_.loss, self._samples(split, some))
+            yield gradients, self.inverse_.apply(gradients)

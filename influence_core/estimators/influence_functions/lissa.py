@@ -1,0 +1,59 @@
+"""Influence functions by a truncated Neumann series: LiSSA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from influence_core.curvature.inverses import InverseCurvature, NeumannSeries
+from influence_core.estimators.influence_functions.iterative import Iterative, check_count
+from influence_core.study import Study
+
+
+@dataclass
+class LiSSA(Iterative):
+    r"""Influence functions by a truncated, damped Neumann series (Agarwal et al. 2017, arXiv:1602.03943, section 3).
+
+    .. math:: x_{j+1} = x_j + (\nabla\ell_v - (H + (\lambda + \delta) I) x_j) / s, \qquad
+              h(k, v) = \tfrac1N x_J^\top \nabla\ell_k
+
+    The limit is that of ``ConjugateGradient``, in nats, positive helpful. After J steps a direction of curvature
+    :math:`\mu` is inverted as if about :math:`s / (J + 1)` had been added to it: at the ten steps with s = 10 that
+    papers report it is almost the identity. The scale s is therefore 1.2 times the largest eigenvalue, found by power
+    iteration, and the residual that was left is in the scores. Every product runs over all training images; drawing a
+    mini-batch for each step, as the paper does, would make the scores depend on the draw.
+
+    Mislabel scores need a validation set: minus the influence on its mean loss. ``self_influence`` takes N solves.
+
+    Args:
+        damping: :math:`\delta` as a multiple of the mean diagonal of the Gauss-Newton matrix.
+        curvature: "ggn" or "hessian"; with a Hessian that curves down the series diverges, which is refused.
+        tolerance: on the relative residual; below it the series stops early.
+        steps: J.
+        seed: of the power iteration's start.
+    """
+
+    name: ClassVar[str] = "lissa"
+    title: ClassVar[str] = "LiSSA"
+    paper: ClassVar[str] = "Agarwal et al. 2017; Koh and Liang 2017"
+    cost: ClassVar[str] = "M x steps x 3 N backward + N backward; self-influence N x steps x 3 N"
+
+    steps: int = 100
+    seed: int = 0
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_count("steps", self.steps)
+
+    def _fit_inverse(self, study: Study) -> InverseCurvature:
+        return NeumannSeries.fit(
+            study.model,
+            study.loss,
+            study.train,
+            damping=self.damping,
+            weight_decay=study.weight_decay,
+            curvature=self.curvature,
+            tolerance=self.tolerance,
+            steps=self.steps,
+            seed=self.seed,
+        )

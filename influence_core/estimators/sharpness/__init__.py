@@ -1,0 +1,1 @@
+"""Influence on models that were trained with sharpness-aware minimisation."""

@@ -1,0 +1,57 @@
+"""What influence functions share of a model at the stationary point of sharpness-aware minimisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from influence_core.curvature import CurvatureName, check_radius, climbed
+from influence_core.curvature.inverses import check_damping
+from influence_core.errors import InvalidInput
+from influence_core.estimators.base import Answer
+from influence_core.estimators.influence_functions.base import InfluenceFunction
+from influence_core.estimators.sharpness.radius import radius
+from influence_core.study import Study
+
+
+@dataclass
+class SharpnessAware(InfluenceFunction):
+    """Training gradients at the perturbed weights, test gradients at the trained ones.
+
+    The gradients of an image at two different weights make no square: there is no self-influence.
+    """
+
+    reasons: ClassVar[dict[str, str]] = {
+        "label_influence": "it explains the labels that were trained on",
+        "self_influence": "products of an image's gradients at different weights are no squares and can be negative",
+    }
+    learned: ClassVar[tuple[str, ...]] = ("ascent_", "perturbed_", "rho_", "rho_from_")
+    solves_each_query: ClassVar[bool] = True
+
+    damping: float = 0.1
+    curvature: CurvatureName = "ggn"
+    tolerance: float = 1e-4
+    rho: float | None = None
+    p: float = 2.0
+
+    def _check_parameters(self) -> None:
+        check_damping(self.damping)
+        if not self.tolerance >= 0:
+            raise InvalidInput(f"tolerance is {self.tolerance}; it is a relative residual, so 0 or more")
+        check_radius(self.rho, self.p)
+
+    def _fit(self, study: Study) -> None:
+        self.rho_, self.rho_from_ = radius(study, self.rho)
+        self.perturbed_, self.ascent_ = climbed(study.model, study.loss, study.train, self.rho_, self.p)
+        self.inverse_ = self._fit_inverse(study)
+
+    def _train_model(self) -> nn.Module:
+        return self.perturbed_
+
+    def _mislabel_scores(self) -> Answer:
+        return self._against_validation()
+
+    def _facts(self) -> dict[str, Any]:
+        return super()._facts() | {"rho": self.rho_, "rho_from": self.rho_from_}

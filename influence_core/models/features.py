@@ -1,0 +1,57 @@
+"""The last linear layer of a model, and what goes into it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from influence_core.data import LabelledDataset
+
+_BATCH = 512
+
+
+def final_linear(model: nn.Module, inputs: Tensor) -> str | None:
+    """The linear layer whose output is the model's.
+
+    Args:
+        model: in eval mode; it is not changed.
+        inputs: some samples, [B, ...].
+
+    Returns:
+        Its name, or ``None`` if there is none that is used once, on one vector per sample.
+    """
+    model = copy.deepcopy(model)  # hooks go nowhere
+    device = next(model.parameters()).device
+    seen: list[tuple[str, Tensor, int]] = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(
+                lambda _, args, output, name=name: seen.append((name, output, args[0].dim() if args else 0))
+            )
+    with torch.no_grad():
+        outputs = model(inputs.to(device))
+    ends = [name for name, output, axes in seen if axes == 2 and torch.equal(output, outputs)]
+    return None if not ends or [name for name, _, _ in seen].count(ends[-1]) > 1 else ends[-1]
+
+
+@torch.no_grad()
+def layer_inputs(model: nn.Module, path: str, data: LabelledDataset) -> Tensor:
+    """What goes into a layer.
+
+    Args:
+        model: in eval mode.
+        path: name of the layer.
+        data: of n samples.
+
+    Returns:
+        [n, d], on the device of the model.
+    """
+    model = copy.deepcopy(model)  # hooks go nowhere
+    found: list[Tensor] = []
+    device = next(model.parameters()).device
+    model.get_submodule(path).register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    for ids in torch.arange(len(data)).split(_BATCH):
+        model(data.batch(ids)[0].to(device))
+    return torch.cat(found)
