@@ -19,8 +19,8 @@ _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: 
 def check_types(estimator: Any) -> None:
     """Refuse a hyper-parameter of another type or choice than its field has, so that the refusal names it.
 
-    Fields whose types are no numbers, strings, truth values or literals are let through, but for a value of the type
-    of the field's literals that is none of them.
+    Fields whose types are no classes (``Any``, say) are let through, but for a value of the type of the field's
+    literals that is none of them.
 
     Args:
         estimator: a dataclass.
@@ -38,7 +38,7 @@ def check_types(estimator: Any) -> None:
         if any(_same(value, choice) for choice in choices):
             continue
         chosen = any(type(value) is type(choice) for choice in choices) and type(value) not in kinds
-        known = all(kind in _WORDS for kind in kinds)
+        known = all(kind is not Any and isinstance(_plain_kind(kind), type) for kind in kinds)
         if chosen or (known and not any(_is(value, kind) for kind in kinds)):
             raise InvalidInput(f"{field.name} is {value!r}; {_expected(kinds, choices)}")
 
@@ -92,7 +92,12 @@ def _kinds(hint: Any) -> tuple[list[type], list[Any]]:
 def _is(value: Any, kind: type) -> bool:
     if kind in (int, float):
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-    return isinstance(value, kind)
+    return isinstance(value, _plain_kind(kind))
+
+
+def _plain_kind(kind: Any) -> Any:
+    """The class behind a hint: ``Mapping`` of ``Mapping[str, Tensor]``."""
+    return get_origin(kind) or kind
 
 
 def _same(value: Any, choice: Any) -> bool:
@@ -100,7 +105,7 @@ def _same(value: Any, choice: Any) -> bool:
 
 
 def _expected(kinds: list[type], choices: list[Any]) -> str:
-    words = [repr(choice) for choice in choices] + [_WORDS.get(kind, kind.__name__) for kind in kinds]
+    words = [repr(choice) for choice in choices] + [_WORDS.get(kind, _plain_kind(kind).__name__) for kind in kinds]
     words = list(dict.fromkeys(words))
     listed = f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
     return f"{'choose' if choices else 'expected'} {listed}"

@@ -163,7 +163,7 @@ def test_dense_formulas(make, damping):
     assert relative(parts[vector(masks)], expected) < 1e-6
     assert not parts[~vector(masks)].any()
     assert list(change) == list(masks)
-    facts = estimator._facts()
+    facts = change.meta
     assert facts["converged"]
     assert facts["residual"] < 1e-12
     assert facts["changed"] == int(chosen.sum())
@@ -198,8 +198,8 @@ def test_the_series_is_the_literal_one(make):
         expected = odds * (terms[-1][chosen] if make is PIF else terms[-1])
         parts = vector({n: change[n] for n, _ in made.model.named_parameters() if n in change})
         assert relative(parts[vector(masks)], expected) < 1e-9
-        assert estimator._facts()["divisor"] == divisor
-        assert estimator._facts()["iterations"] == len(changes)
+        assert change.meta["divisor"] == divisor
+        assert change.meta["iterations"] == len(changes)
         assert divisor > float(torch.linalg.matrix_norm(matrix, 2)) / math.sqrt(2) - step
         assert divisor > 1
 
@@ -345,7 +345,7 @@ def test_the_scale_is_searched_literally(task):
         return 2 * (1 - kept) * accuracy / (1 - kept + accuracy) if 1 - kept + accuracy else 0.0
 
     values = [judged(s) for s in SCALES]
-    facts = estimator._facts()
+    facts = change.meta
     assert facts["scale"] == SCALES[values.index(max(values))]
     assert facts["f1"] == pytest.approx(max(values))
     assert facts["f1_without_edit"] == pytest.approx(judged(0.0))

@@ -132,8 +132,8 @@ def test_last_layer(monkeypatch, curvature, depth, loss):
     size = len(vector(estimator.parameter_change(0)))
     dense = dense_ggn(study.model, loss, tensors(study.train))[-size:, -size:]
     if curvature == "factorised":
-        assert abs(estimator.damping_ / (0.2 * float(dense.diagonal().mean())) - 1) < 1e-9
-    dense += (study.weight_decay + estimator.damping_) * torch.eye(size, dtype=dense.dtype)
+        assert abs(estimator.inverse_.damping / (0.2 * float(dense.diagonal().mean())) - 1) < 1e-9
+    dense += (study.weight_decay + estimator.inverse_.damping) * torch.eye(size, dtype=dense.dtype)
     g, test = (gradients(study.model, loss, d)[:, -size:] for d in (study.train, study.test))
     inverse = torch.linalg.inv(dense)
     assert relative(estimator.influence().values, g @ inverse @ test.T / 30) < 1e-6

@@ -183,7 +183,7 @@ def test_margin_keeps_its_digits_where_the_model_is_certain():
 def test_refusals(estimator):
     with pytest.raises(InvalidInput, match="dim is 1"):
         estimator(dim=1)
-    with pytest.raises(InvalidInput, match="projection is 'sparse'; choose one of sketch"):
+    with pytest.raises(InvalidInput, match="projection is 'sparse'; choose 'sketch'"):
         estimator(projection="sparse")
     if estimator is not RandProj:
         with pytest.raises(InvalidInput, match="last is 0"):

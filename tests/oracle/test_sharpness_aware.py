@@ -255,7 +255,7 @@ def test_dense_matrices_of_a_network(variant, p):
     q = 1.0 if math.isinf(p) else p / (p - 1)
     estimator = exact(SAMHIF, rho=rho, p=p, variant=variant, damping=5.0, max_response=1e9)
     estimator = quiet(estimator, study)
-    shift = estimator.damping_ * torch.eye(len(row), dtype=torch.float64)
+    shift = estimator.inverse_.damping * torch.eye(len(row), dtype=torch.float64)
 
     def climb(w: Tensor) -> Tensor:
         g = gradient(w)
@@ -299,7 +299,7 @@ def test_samif_is_the_dense_inverse_at_the_perturbed_weights():
     gradient, row = mean_loss_gradient(study), own(study)
     estimator = exact(SAMIF, rho=rho, damping=30.0).fit(study)
     moved = row + ascent_of(gradient(row), rho)
-    shift = (0.03 + estimator.damping_) * torch.eye(len(row), dtype=torch.float64)
+    shift = (0.03 + estimator.inverse_.damping) * torch.eye(len(row), dtype=torch.float64)
     matrix = torch.func.jacrev(gradient)(moved) + shift
     rows = gradients(study.edited(restored(moved - row, study.model)).model, study.loss, study.train)
     changes = torch.linalg.solve(matrix, rows.T).T / len(rows)

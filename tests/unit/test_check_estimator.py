@@ -64,10 +64,12 @@ class Sound(_Named, Estimator):
         each = [torch.full((len(study.train),), k) for k in range(study.num_classes)]
         return torch.stack([-self._gradients(study, study.train, k).square().sum(1) for k in each], 1)
 
-    def _parameter_change(self, train_ids):
-        parameters = dict(self.study_.model.named_parameters())
-        change = self.rows_[train_ids].sum(0) @ self.inverse_ / len(self.rows_)
-        parts = change.split([p.numel() for p in parameters.values()])
+    def _parameter_change(self, change):
+        study, (ids, labels, factors) = self.study_, change.terms()
+        parameters = dict(study.model.named_parameters())
+        added = factors @ self._gradients(study, study.train.subset(ids), labels)
+        step = -added @ self.inverse_ / len(self.rows_)
+        parts = step.split([p.numel() for p in parameters.values()])
         return {name: part.view_as(p) for (name, p), part in zip(parameters.items(), parts, strict=True)}
 
 
@@ -88,23 +90,23 @@ class HonestWithoutBias(DroppedBias):
 
 
 class ChangeForAdding(Sound):
-    def _parameter_change(self, train_ids):
-        return {name: -change for name, change in super()._parameter_change(train_ids).items()}
+    def _parameter_change(self, change):
+        return {name: -step for name, step in super()._parameter_change(change).items()}
 
 
 class ChangeOfTheMean(Sound):
-    def _parameter_change(self, train_ids):
-        return {name: change / len(train_ids) for name, change in super()._parameter_change(train_ids).items()}
+    def _parameter_change(self, change):
+        return {name: step / len(change.ids) for name, step in super()._parameter_change(change).items()}
 
 
 class ChangeOfNothing(Sound):
-    def _parameter_change(self, train_ids):
-        return {name: torch.zeros_like(change) for name, change in super()._parameter_change(train_ids).items()}
+    def _parameter_change(self, change):
+        return {name: torch.zeros_like(step) for name, step in super()._parameter_change(change).items()}
 
 
 class ChangeOfTheFirst(Sound):
-    def _parameter_change(self, train_ids):
-        return super()._parameter_change(train_ids[:1])
+    def _parameter_change(self, change):
+        return super()._parameter_change(change.of(change.ids[:1]))
 
 
 class ChangeForgetsOnLoading(Sound):
@@ -112,19 +114,19 @@ class ChangeForgetsOnLoading(Sound):
         super()._fit(study)
         self.scale = 2.0
 
-    def _parameter_change(self, train_ids):
-        return {name: getattr(self, "scale", 1.0) * c for name, c in super()._parameter_change(train_ids).items()}
+    def _parameter_change(self, change):
+        return {name: getattr(self, "scale", 1.0) * c for name, c in super()._parameter_change(change).items()}
 
 
 class ChangePerBatch(Sound):
-    def _parameter_change(self, train_ids):
+    def _parameter_change(self, change):
         count = len(batches(self.study_))
-        return {name: change / count for name, change in super()._parameter_change(train_ids).items()}
+        return {name: step / count for name, step in super()._parameter_change(change).items()}
 
 
 class ChangeWithoutN(Sound):
-    def _parameter_change(self, train_ids):
-        return {name: len(self.rows_) * c for name, c in super()._parameter_change(train_ids).items()}
+    def _parameter_change(self, change):
+        return {name: len(self.rows_) * c for name, c in super()._parameter_change(change).items()}
 
 
 class _Batches:
@@ -311,8 +313,8 @@ class UndeclaredNeed(Sound):
 
 
 class NotFittedUnnoticed(Sound):
-    def _require(self, public):
-        pass
+    def _asked(self, public):
+        return self
 
 
 class ExemptFromTheSign(FlippedSign):

@@ -116,7 +116,8 @@ class KroneckerInverse(InverseCurvature):
         added = {name: damping * float(values.mean()) for name, values in {**eigenvalues, **diagonal}.items()}
         inverse = {name: inverted(v, added[name] + weight_decay, ROUNDING) for name, v in eigenvalues.items()}
         outside = {name: inverted(v, added[name] + weight_decay, 0.0) for name, v in diagonal.items()}
-        return cls(tuple(layers), dict(rotations), inverse, outside, added, weight_decay)
+        turned = {name: (q_s.contiguous(), q_a.contiguous()) for name, (q_s, q_a) in rotations.items()}
+        return cls(tuple(layers), turned, inverse, outside, added, weight_decay)
 
     @property
     def kronecker_share(self) -> float:

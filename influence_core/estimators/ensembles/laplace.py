@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from influence_core.curvature import CurvatureName, GaussNewton, Vectors, flatten
-from influence_core.curvature.inverses import InverseCurvature, InverseSpec, check_damping
-from influence_core.errors import InvalidInput
+from influence_core.curvature.inverses import InverseCurvature, InverseSpec, check_damping, dense
+from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators.ensembles.loss_changes import LossChanges, check_floor, reduced
 from influence_core.models import model_outputs
 from influence_core.progress import track
@@ -149,6 +149,13 @@ class Laplace(LossChanges):
         }
         name, options = ways[self.structure]
         decay = study.weight_decay
+        size = sum(p.numel() for p in study.model.parameters() if p.requires_grad)
+        if self.structure == "full" and size > dense.LARGEST:
+            raise NotSupported(
+                f"structure='full' decomposes a matrix of {size:,} x {size:,}, for models of up to {dense.LARGEST:,} "
+                "parameters: use structure='kfac' or 'diagonal', or ConjugateGradient for influence with the whole "
+                "matrix"
+            )
         chosen = InverseSpec(name, options)
         return chosen.fit(study.model, study.loss, study.train, damping=self.damping, weight_decay=decay)
 
