@@ -346,7 +346,7 @@ CAUGHT = [
     (IgnoresTheStudy, "depends_on_the_study"),
     (ChangeForAdding, "parameter_change_against_retraining"),
     (ChangeOfNothing, "parameter_change_fits_the_model"),
-    (ChangeOfTheFirst, "parameter_change_fits_the_model"),
+    (ChangeOfTheFirst, "parameter_change_of_a_group"),
     (ChangePerBatch, "batch_size"),
     (ChangeForgetsOnLoading, "save_and_load"),
     (ChangeOfTheMean, "parameter_change_of_a_group"),
