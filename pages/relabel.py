@@ -1,7 +1,7 @@
 """A label for every suspect image, as a table and as CSV."""
 
 import streamlit as st
-from parts import frame, results
+from parts import frame, panels, results
 from parts.studies import picture_url
 
 import influence_core as ic
@@ -82,3 +82,4 @@ st.dataframe(
 )
 if len(rows) > MOST:
     st.caption(f"the first {MOST:,} of {len(rows):,}; the CSV has all of them")
+panels.caveats(results.mislabels(study, choice.estimator))

@@ -56,6 +56,7 @@ class Estimator(ABC):
         paper: where the method comes from.
         needs: of "trajectory", "validation".
         cost: in forward and backward passes of one sample.
+        solves_each_query: whether every test image costs a solve over the training set, not a share of one sweep.
         reasons: public method -> why the theory does not give it.
         scales: kind of scores -> "nats"; "rank only" where not named.
         exempt: check of ``ic.testing`` -> why the theory does not give what it asks for.
@@ -68,6 +69,7 @@ class Estimator(ABC):
     paper: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = ""
+    solves_each_query: ClassVar[bool] = False
     reasons: ClassVar[dict[str, str]] = {}
     scales: ClassVar[dict[str, Scale]] = {}
     exempt: ClassVar[dict[str, str]] = {}

@@ -127,6 +127,7 @@ class ConjugateGradient(_Iterative):
     title: ClassVar[str] = "Conjugate gradients"
     paper: ClassVar[str] = "Koh and Liang 2017"
     cost: ClassVar[str] = "M x iterations x 3 N backward + N backward; self-influence N x iterations x 3 N"
+    solves_each_query: ClassVar[bool] = True
 
     max_iterations: int = 500
 
@@ -178,6 +179,7 @@ class LiSSA(_Iterative):
     title: ClassVar[str] = "LiSSA"
     paper: ClassVar[str] = "Agarwal et al. 2017; Koh and Liang 2017"
     cost: ClassVar[str] = "M x steps x 3 N backward + N backward; self-influence N x steps x 3 N"
+    solves_each_query: ClassVar[bool] = True
     learned: ClassVar[tuple[str, ...]] = ("scale_",)
 
     steps: int = 100

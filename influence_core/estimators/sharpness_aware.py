@@ -123,6 +123,7 @@ class SAMIF(_SharpnessAware, ConjugateGradient):
     title: ClassVar[str] = "SAM influence (fast)"
     paper: ClassVar[str] = "Ren et al. 2025 (theorem 4.3)"
     cost: ClassVar[str] = "M x iterations x 3 N backward + 2 N backward"
+    solves_each_query: ClassVar[bool] = True
 
     def _parameter_change(self, train_ids: Tensor) -> dict[str, Tensor]:
         self.solved_ = {}
@@ -184,6 +185,7 @@ class SAMHIF(_SharpnessAware):
     title: ClassVar[str] = "SAM influence (Hessian-based)"
     paper: ClassVar[str] = "Ren et al. 2025 (theorem 4.5)"
     cost: ClassVar[str] = "M x iterations x 6 N backward + 3 N backward"
+    solves_each_query: ClassVar[bool] = True
     solve_bytes: ClassVar[int] = 4 * 2**20  # the Krylov space of each right-hand side has RESTART times its size
     learned: ClassVar[tuple[str, ...]] = ("response_", "scale_")
 
