@@ -56,7 +56,7 @@ with st.container(horizontal=True):
     frame.copy_as_python(
         choice,
         f"{frame.fit_line(choice.estimator)}\ntable = ic.applications.relabel(study, estimator)\n{narrowed}"
-        'ic.applications.write_csv(table, "relabel.csv")\n\n'
+        'ic.applications.write_relabels(table, "relabel.csv")\n\n'
         "# after the review: train again on the mended labels\n"
         'mended = ic.applications.apply_relabels(study.train, "relabel.csv")',
         "relabel",
