@@ -38,7 +38,7 @@ class Detection:
     """How well scores separate wrong labels from right ones.
 
     Attributes:
-        scores: the scores.
+        scores: mislabel or self-influence scores of all training images.
         threshold: images with a larger score are flagged.
         flagged: ids of the flagged training images, most suspicious first, int64.
         corrupted: which labels are known to be wrong, bool [N]; ``None`` if the truth is unknown, and then so is

@@ -15,8 +15,8 @@ def confusion_matrix(study: Study, split: str = "test") -> go.Figure:
     """Confusion matrix of squares that can be clicked; ``customdata`` of a square is (label, prediction, count).
 
     Args:
-        study: the study.
-        split: which dataset.
+        study: whose model predicts.
+        split: "train", "test" or "validation".
 
     Returns:
         The figure: right answers in blue, mistakes in orange, stronger where there are more.

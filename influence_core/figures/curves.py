@@ -20,7 +20,7 @@ def roc(detections: Detection | Sequence[Detection]) -> go.Figure:
         detections: one, or several to compare.
 
     Returns:
-        The figure.
+        Straight lines, under which the area is the AUC of the legend, and a dotted diagonal for a random order.
 
     Raises:
         NotSupported: if the true labels are unknown.
@@ -38,10 +38,10 @@ def precision_recall(detections: Detection | Sequence[Detection]) -> go.Figure:
     """Precision-recall curves; the pointer shows the threshold, and a marker the one in use.
 
     Args:
-        detections: one, or several to compare.
+        detections: one, or several to compare; the share of wrong labels is taken to be that of the first.
 
     Returns:
-        The figure.
+        Steps, under which the area is the AP of the legend, and a dotted line at the precision of a random order.
 
     Raises:
         NotSupported: if the true labels are unknown.

@@ -25,14 +25,14 @@ def explanation_strip(
     one. The app's pictures are HTML, so that they load as they come into view.
 
     Args:
-        study: the study.
+        study: whose images are shown.
         scores: influence scores that have a column for ``test_id``.
         test_id: the test image.
         k: how many training images on each side.
         flagged: training ids whose label is suspect, such as ``detect(study, estimator.mislabel_scores()).flagged``.
 
     Returns:
-        The figure.
+        Pictures in two rows, harmful above helpful, the test image on the left.
 
     Raises:
         NotSupported: if the scores are of another kind than influence.

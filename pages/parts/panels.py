@@ -32,8 +32,8 @@ def flags(study: ic.Study, estimator: str) -> set[int] | None:
     """Training images whose label the estimator suspects.
 
     Args:
-        study: the study.
-        estimator: lower-case name.
+        study: whose training labels are judged.
+        estimator: lower-case name, as in ``ic.estimators.get``.
 
     Returns:
         Their ids; ``None`` if it has no opinion, or none on this study: several explain a test image of any study, but
