@@ -58,9 +58,9 @@ class Estimator(ABC):
         paper: where the method comes from.
         needs: of "trajectory", "validation".
         cost: in forward and backward passes of one sample.
+        solves_each_query: whether every test image costs a solve over the training set, not a share of one sweep.
         reasons: public method -> why the theory does not give it.
         scales: kind of scores -> "nats"; "rank only" where not named.
-        solves_each_query: whether each test image costs a solve, so that none should be asked for in advance.
         exempt: check of ``ic.testing`` -> why the theory does not give what it asks for.
         learned: names of the attributes that ``fit`` sets; a file can set these and no others.
         learned_classes: dataclasses that a learned value may consist of, beside those of this package.
@@ -71,9 +71,9 @@ class Estimator(ABC):
     paper: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = ""
+    solves_each_query: ClassVar[bool] = False
     reasons: ClassVar[dict[str, str]] = {}
     scales: ClassVar[dict[str, Scale]] = {}
-    solves_each_query: ClassVar[bool] = False
     exempt: ClassVar[dict[str, str]] = {}
     learned: ClassVar[tuple[str, ...]] = ()
     learned_classes: ClassVar[tuple[type, ...]] = ()
@@ -100,8 +100,8 @@ class Estimator(ABC):
             study: a trained model with its datasets; it is not changed.
 
         Returns:
-            The estimator itself. Fitting again forgets what was learned before; until the work is done, other threads
-            that ask are answered by what was learned before.
+            The estimator itself. Fitting again forgets what was learned before, once the work is done: until then, and
+            if it fails, the estimator answers as before.
 
         Raises:
             NotSupported: if the study lacks what the method needs.

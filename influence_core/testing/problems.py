@@ -51,14 +51,18 @@ def network_study(seed: int = 0) -> Study:
     return copy.deepcopy(_network_study(seed))
 
 
+def network() -> nn.Module:
+    """A convolution with batch normalisation for ``images``, in float64, with weights drawn from torch's generator."""
+    layers = (nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Linear(48, CLASSES))
+    return nn.Sequential(*layers).double()
+
+
 @functools.cache
 def _network_study(seed: int) -> Study:
     train = images(24, 10 * seed + 1, 0.2, "train")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = nn.Sequential(
-            nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Linear(48, CLASSES)
-        ).double()
+        model = network()
         trajectory = fit(model, train, optimizer="sam", epochs=4, batch_size=8, learning_rate=0.05, checkpoints=4)
     validation, test = images(12, 10 * seed + 2, name="validation"), images(9, 10 * seed + 3, name="test")
     return Study(model, train, test, validation, trajectory, weight_decay=1e-3)

@@ -15,7 +15,7 @@ class Choice:
     """What the sidebar says.
 
     Attributes:
-        study: the study.
+        study: what every page is about, shared by all tabs.
         code: Python that makes the study.
         estimator: lower-case name.
         label: the class to show, or ``None`` for all.
@@ -115,7 +115,7 @@ def copy_as_python(choice: Choice, lines: str, key: str) -> None:
     """A button that shows the lines of ``influence_core`` that make the panel beside it.
 
     Args:
-        choice: the sidebar.
+        choice: the study that the lines begin with.
         lines: what follows after ``study`` is there.
         key: of the panel.
     """

@@ -254,6 +254,12 @@ class Remembers(Sound):
         self.before = self.inverse_
 
 
+class FitsOnce(Sound):
+    def _fit(self, study):
+        self.first = getattr(self, "first", study)
+        super()._fit(self.first)
+
+
 class TunesItself(Sound):
     def _fit(self, study):
         self.damping = self.damping * 0.9
@@ -341,6 +347,7 @@ CAUGHT = [
     (NegativeSelfInfluence, "labels_on_the_jar"),
     (OwnMemory, "scores_are_copies"),
     (Remembers, "fit_again"),
+    (FitsOnce, "fit_again"),
     (TunesItself, "parameters_untouched"),
     (Constant, "not_constant"),
     (IgnoresTheStudy, "depends_on_the_study"),

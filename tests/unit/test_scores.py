@@ -186,6 +186,47 @@ def test_a_notebook_never_runs_a_class_name(scores):
         assert "=1+1" in html
 
 
+@pytest.mark.parametrize(
+    ("parts", "sentences"),
+    [
+        ({}, ["Only the order of the numbers means something."]),
+        ({"scale": "nats"}, ["The numbers are in nats of loss."]),
+        ({"coverage": Coverage(0.9999, 0.2)}, []),
+        (
+            {"coverage": Coverage(0.085, 0.414)},
+            ["They come from 8.5% of the weights, which carry 41% of the gradients' squared norm."],
+        ),
+        ({"meta": {"residual": None, "converged": True, "warnings": []}}, []),
+        ({"meta": {"residual": 0.0}}, ["Solved exactly."]),
+        ({"meta": {"residual": 1.23e-4, "converged": True}}, ["Solved to a relative residual of 0.0001."]),
+        (
+            {"meta": {"residual": 0.5, "converged": False}},
+            ["Solved to a relative residual of 0.5.", "The solver stopped before it converged."],
+        ),
+        (
+            {"meta": {"residual": 0.5, "converged": False, "warnings": ["It stopped after 3 products."]}},
+            ["Solved to a relative residual of 0.5.", "It stopped after 3 products."],
+        ),
+        (
+            {"meta": {"unidentified": ["The loss is a lambda."], "warnings": ["No edit does better.", "Few images."]}},
+            ["No edit does better.", "Few images.", "The loss is a lambda."],
+        ),
+    ],
+)
+def test_caveats(parts, sentences):
+    scale = [] if "scale" in parts else ["Only the order of the numbers means something."]
+    scores = mislabel(**parts)
+    assert scores.caveats() == (scale + sentences if parts else sentences)
+    html = scores._repr_html_().replace("&#x27;", "'")
+    assert all(sentence in html for sentence in scores.caveats())
+
+
+def test_a_notebook_never_runs_a_caveat():
+    html = mislabel(meta={"warnings": ["class '<script>x</script>' has no image"]})._repr_html_()
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+
+
 def test_html_shows_the_right_images():
     html = influence()._repr_html_()
     harmful, helpful = html.split("most harmful")[1].split("most helpful")
