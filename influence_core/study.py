@@ -14,15 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from influence_core.batches import samples_at_once
 from influence_core.data import LabelledDataset, check_labels, wrap
 from influence_core.errors import InvalidInput
-from influence_core.gradients import check_model
+from influence_core.gradients import check_model, plain_attention
 from influence_core.losses import Loss, cross_entropy
 from influence_core.models import check_finite, load_weights
+from influence_core.models.private import private
+from influence_core.progress import tick
 from influence_core.training import Checkpoint, Trajectory
 
 SPLITS = ("train", "validation", "test")
-_BATCH = 512
 
 
 class Study:
@@ -324,6 +326,12 @@ def model_outputs(model: nn.Module, data: LabelledDataset, ids: Sequence[int] | 
     Returns:
         [n, K], on the CPU.
     """
-    device = next(model.parameters()).device
+    mine = private(model)
+    device = next(mine.parameters()).device
     chosen = torch.arange(len(data)) if ids is None else torch.as_tensor(ids, dtype=torch.long)
-    return torch.cat([model(data.batch(part)[0].to(device)).cpu() for part in chosen.split(_BATCH)])
+    found = []
+    with plain_attention():
+        for part in chosen.split(samples_at_once()):
+            tick()
+            found.append(mine(data.batch(part)[0].to(device)).cpu())
+    return torch.cat(found)

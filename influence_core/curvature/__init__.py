@@ -11,20 +11,37 @@ gradients that EK-FAC's eigenvalues and several uses of one module need.
 
 from influence_core.curvature.ascent import Ascent, check_radius
 from influence_core.curvature.conjugate import conjugate_gradient
+from influence_core.curvature.gmres import gmres
 from influence_core.curvature.kfac import KFAC, Eigenbasis
 from influence_core.curvature.kronecker import Layer
-from influence_core.curvature.kronecker_inverse import KroneckerInverse
+from influence_core.curvature.kronecker_inverse import ROUNDING, KroneckerInverse, inverted
 from influence_core.curvature.lanczos import Eigenpairs, lanczos, largest_eigenvalue
-from influence_core.curvature.least_squares import Block, LeastSquares, solve_lsqr, solve_series
-from influence_core.curvature.operators import Fisher, GaussNewton, Hessian, Kind, Operator, mean_diagonal, operator
-from influence_core.curvature.outputs import Draw, at_outputs, linear_loss, output_hessian
-from influence_core.curvature.solvers import Product, Solution, gmres, neumann
+from influence_core.curvature.least_squares import Columns, LeastSquares, solve_lsqr, solve_series
+from influence_core.curvature.neumann import neumann
+from influence_core.curvature.operators import (
+    CurvatureName,
+    Fisher,
+    GaussNewton,
+    Hessian,
+    Operator,
+    mean_diagonal,
+    operator,
+)
+from influence_core.curvature.outputs import Draw, at_outputs, linear_loss, output_gradient, output_hessian
+from influence_core.curvature.solution import Product, Solution
 from influence_core.curvature.vectors import Shapes, Vectors, flatten, unflatten
+
+# Former names, until all who import them have followed.
+from influence_core.curvature.least_squares import Columns as Block  # isort: skip
+from influence_core.curvature.operators import CurvatureName as Kind  # isort: skip
 
 __all__ = [
     "KFAC",
+    "ROUNDING",
     "Ascent",
     "Block",
+    "Columns",
+    "CurvatureName",
     "Draw",
     "Eigenbasis",
     "Eigenpairs",
@@ -45,12 +62,14 @@ __all__ = [
     "conjugate_gradient",
     "flatten",
     "gmres",
+    "inverted",
     "lanczos",
     "largest_eigenvalue",
     "linear_loss",
     "mean_diagonal",
     "neumann",
     "operator",
+    "output_gradient",
     "output_hessian",
     "solve_lsqr",
     "solve_series",

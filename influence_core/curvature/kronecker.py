@@ -13,9 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from influence_core.gradients import Block, Selection
-from influence_core.gradients.forms import Convolution, Form
-from influence_core.gradients.forms.base import Sum
+from influence_core.gradients import Block, Convolution, Form, Selection, Sum
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _PATCH_BYTES = 32 * 2**20

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from influence_core.curvature.solvers import Product
+from influence_core.curvature.solution import Product
 from influence_core.curvature.vectors import orthogonalised
 from influence_core.errors import InvalidInput
 from influence_core.progress import track

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from influence_core.curvature.solvers import Product
+from influence_core.curvature.solution import Product
 from influence_core.errors import InvalidInput
 
 _LARGEST = 1e6
@@ -42,7 +42,7 @@ class LeastSquares:
     divisor: float = 1.0
 
 
-class Block:
+class Columns:
     """Columns and rows of a symmetric matrix.
 
     Args:
@@ -53,9 +53,9 @@ class Block:
     Example:
         >>> h = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
         >>> first = torch.tensor([True, False])
-        >>> Block(lambda v: v @ h, first).times(torch.tensor([5.0, 7.0]))
+        >>> Columns(lambda v: v @ h, first).times(torch.tensor([5.0, 7.0]))
         tensor([10.,  5.])
-        >>> Block(lambda v: v @ h, first, first).times(torch.tensor([5.0, 7.0]))
+        >>> Columns(lambda v: v @ h, first, first).times(torch.tensor([5.0, 7.0]))
         tensor([10.,  0.])
     """
 
@@ -78,7 +78,7 @@ class Block:
 
 
 def solve_lsqr(
-    block: Block, b: Tensor, *, damping: float = 0.0, tolerance: float = 1e-6, max_iterations: int = 1000
+    block: Columns, b: Tensor, *, damping: float = 0.0, tolerance: float = 1e-6, max_iterations: int = 1000
 ) -> LeastSquares:
     """The minimum in growing Krylov spaces, as LSQR finds it (Paige and Saunders 1982).
 
@@ -97,7 +97,7 @@ def solve_lsqr(
 
     Example:
         >>> h = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
-        >>> block = Block(lambda v: v @ h, torch.tensor([True, False]))
+        >>> block = Columns(lambda v: v @ h, torch.tensor([True, False]))
         >>> solve_lsqr(block, torch.tensor([5.0, 0.0])).x
         tensor([2., 0.])
     """
@@ -149,7 +149,7 @@ def _small(bidiagonal: Tensor, length: float, damping: float) -> Tensor:
 
 
 def solve_series(
-    block: Block,
+    block: Columns,
     b: Tensor,
     *,
     damping: float = 0.0,
@@ -209,7 +209,7 @@ def solve_series(
     )
 
 
-def _normal(block: Block, x: Tensor, right: Tensor, damping: float) -> Tensor:
+def _normal(block: Columns, x: Tensor, right: Tensor, damping: float) -> Tensor:
     """``A'(b - A x) - delta^2 x``: minus half the gradient of what is minimised."""
     return block.transposed_times(right - block.times(x)) - damping**2 * x
 

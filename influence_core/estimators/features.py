@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from influence_core.batches import id_batches
 from influence_core.data import LabelledDataset
+from influence_core.gradients import plain_attention
+from influence_core.models.private import private
 from influence_core.study import Study
-
-_BATCH = 512
 
 
 def final_linear(study: Study) -> str | None:
@@ -22,19 +23,14 @@ def final_linear(study: Study) -> str | None:
     """
     inputs, _ = study.train.batch([0])
     seen: list[tuple[str, Tensor, int]] = []
-    handles = [
-        module.register_forward_hook(
-            lambda _, args, output, name=name: seen.append((name, output, args[0].dim() if args else 0))
-        )
-        for name, module in study.model.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
-    try:
-        with torch.no_grad():
-            outputs = study.model(inputs.to(study.device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    model = private(study.model)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(
+                lambda _, args, output, name=name: seen.append((name, output, args[0].dim() if args else 0))
+            )
+    with plain_attention(), torch.no_grad():
+        outputs = model(inputs.to(study.device))
     ends = [name for name, output, axes in seen if axes == 2 and torch.equal(output, outputs)]
     return None if not ends or [name for name, _, _ in seen].count(ends[-1]) > 1 else ends[-1]
 
@@ -52,11 +48,10 @@ def layer_inputs(model: nn.Module, path: str, data: LabelledDataset) -> Tensor:
         [n, d], on the device of the model.
     """
     found: list[Tensor] = []
+    model = private(model)
     device = next(model.parameters()).device
-    handle = model.get_submodule(path).register_forward_pre_hook(lambda _, args: found.append(args[0]))
-    try:
-        for ids in torch.arange(len(data)).split(_BATCH):
+    model.get_submodule(path).register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    with plain_attention():
+        for ids in id_batches(len(data)):
             model(data.batch(ids)[0].to(device))
-    finally:
-        handle.remove()
     return torch.cat(found)

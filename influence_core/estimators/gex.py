@@ -16,7 +16,7 @@ from influence_core.estimators.loss_changes import LossChanges, check_floor, red
 from influence_core.gradients import inner_products
 from influence_core.progress import track
 from influence_core.study import Study, model_outputs
-from influence_core.training import check_sgd, cosine, refresh_statistics, seeded, shuffled_batches, step
+from influence_core.training import Stream, check_sgd, cosine, refresh_statistics, shuffled_batches, step
 
 
 @dataclass
@@ -109,13 +109,14 @@ class GeometricEnsemble(LossChanges):
         generator = torch.Generator().manual_seed(seed)
         batches = shuffled_batches(data, self.batch_size, generator, study.device)
         steps = max(1, round(self.epochs * len(data) / self.batch_size))
-        with seeded(seed, study.device):
-            model.train(self.batch_statistics)
-            for i in range(steps):
-                for group in optimiser.param_groups:
-                    group["lr"] = self.learning_rate * (cosine(i / steps) if self.schedule == "cosine" else 1.0)
+        stream = Stream(seed, study.device)
+        model.train(self.batch_statistics)
+        for i in range(steps):
+            for group in optimiser.param_groups:
+                group["lr"] = self.learning_rate * (cosine(i / steps) if self.schedule == "cosine" else 1.0)
+            with stream.current():
                 step(model, optimiser, study.loss, *next(batches))
-            model.eval()
+        model.eval()
         if self.batch_statistics:
             refresh_statistics(model, (next(batches)[0] for _ in range(self.refresh_batches)))
 

@@ -148,7 +148,8 @@ class SweepContext:
 class Consumer(Protocol):
     """Something that a sweep serves. Blocks come in any order, each parameter and sample at most once.
 
-    A parameter of which nothing arrives for a sample has a gradient of zero for it.
+    Derive from it, and there is no need for a ``finish`` that does nothing. A parameter of which nothing arrives for a
+    sample has a gradient of zero for it.
     """
 
     def start(self, context: SweepContext) -> None:
@@ -158,4 +159,5 @@ class Consumer(Protocol):
         """Take what is needed; keep no reference to rows."""
 
     def finish(self) -> None:
-        """All samples are through."""
+        """All samples are through; by default there is nothing left to do."""
+        return

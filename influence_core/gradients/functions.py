@@ -50,7 +50,7 @@ def inner_products(model: nn.Module, loss: Loss, left: Any, right: Any, **option
     elif isinstance(right, Mapping):
         queries = Queries.from_vectors(right)
     else:
-        kept = {name: value for name, value in options.items() if name not in ("labels", "progress")}
+        kept = {name: value for name, value in options.items() if name != "labels"}
         queries = Queries.record(model, loss, right, **kept)
     consumer = InnerProducts(queries)
     sweep(model, loss, left, [consumer], **options)

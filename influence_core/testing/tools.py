@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,30 +69,6 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
             f"{method}: {why}, but the scores change by {error:.3g} where the largest is {scale:.3g} "
             f"(allowed: {tolerance:g} of it)"
         )
-
-
-@contextmanager
-def batches_of(size: int) -> Iterator[None]:
-    """Every loop of the package over a dataset takes batches of this size, inside the ``with`` block.
-
-    Args:
-        size: samples per batch.
-
-    Yields:
-        Nothing; the former sizes are back afterwards.
-    """
-    modules = [m for n, m in list(sys.modules.items()) if n.startswith("influence_core.") and m is not None]
-    replaced: list[tuple[Any, str, Any]] = []
-    for module in modules:
-        for name, value in (("batch_size_for", lambda *_, **__: size), ("_BATCH", size)):
-            if name in vars(module):
-                replaced.append((module, name, vars(module)[name]))
-                setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for module, name, value in replaced:
-            setattr(module, name, value)
 
 
 def refused(work: Callable[[], Any], error: type[InfluenceError], what: str) -> str:

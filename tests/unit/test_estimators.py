@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gc
-import sys
 
 import numpy as np
 import pytest
@@ -169,16 +168,9 @@ def test_scores_are_not_the_estimators_own_memory(small, name):
 
 
 @every
-def test_batches_of_scoring_do_not_matter(fitted, small, name, monkeypatch):
-    from influence_core import study as study_module
-
-    sizes: list[int] = []
-    sweep = sys.modules["influence_core.gradients.sweep"]  # the package's name "sweep" is the function
-    monkeypatch.setattr(sweep, "batch_size_for", lambda *_: sizes.append(5) or 5)
-    monkeypatch.setattr(study_module, "_BATCH", 4)
-    assert close(results(MADE[name]().fit(small.replaced())), results(fitted[name]), 1e-9)
-    if name in ("tracin", "vm", "fvm", "randproj", "tracinrp", "trak"):
-        assert sizes  # they really were cut into batches of five
+def test_batches_of_scoring_do_not_matter(fitted, small, name):
+    with ic.testing.batches_of(5):
+        assert close(results(MADE[name]().fit(small.replaced())), results(fitted[name]), 1e-9)
 
 
 @pytest.mark.parametrize("name", ["tracin", "vm", "fvm", "loss", "randproj", "tracinrp", "trak"])
