@@ -144,7 +144,8 @@ def _small(bidiagonal: Tensor, length: float, damping: float) -> Tensor:
     matrix = torch.cat([bidiagonal, damping * torch.eye(size, dtype=bidiagonal.dtype)])
     right = torch.zeros(len(matrix), 1, dtype=bidiagonal.dtype)
     right[0] = length
-    solution: Tensor = torch.linalg.lstsq(matrix, right).solution[:, 0]
+    # Its default, gelsy, gives other last bits from call to call, by where its work space happens to lie in memory.
+    solution: Tensor = torch.linalg.lstsq(matrix, right, driver="gelsd").solution[:, 0]
     return solution
 
 

@@ -214,7 +214,7 @@ def main() -> None:
     study, test = ic.demo.digits(), [3, 17]
     begun = time.perf_counter()
     trial = Trial(study, FULL, test)
-    print(f"{torch.get_num_threads()} threads within an operation; one after the other {time.perf_counter() - begun:.0f} s")
+    print(f"{torch.get_num_threads()} threads of torch; one after the other {time.perf_counter() - begun:.0f} s")
     for kind, rounds in ((trial.apart, options.rounds), (trial.shared, options.shared_rounds)):
         begun = time.perf_counter()
         trial.raised, trial.largest = [], dict.fromkeys(FULL, 0.0)

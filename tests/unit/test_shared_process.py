@@ -77,10 +77,9 @@ def test_an_interrupted_wait_leaves_the_lock_free(monkeypatch) -> None:
     monkeypatch.undo()
     go.set()
     holder.join()
-    with pytest.raises(KeyboardInterrupt):
-        monkeypatch.setattr(lock, "_take_or_queue", interrupted)
-        with lock:
-            pass
+    monkeypatch.setattr(lock, "_take_or_queue", interrupted)
+    with pytest.raises(KeyboardInterrupt), lock:
+        pass
     monkeypatch.undo()
     assert not in_threads(lambda: lock.__enter__() or lock.__exit__(None, None, None))
     assert lock._owner is None
@@ -278,8 +277,13 @@ def test_interrupts_wait_for_the_end_of_the_block() -> None:
     import signal
 
     steps = []
-    with pytest.raises(KeyboardInterrupt), threads.uninterrupted():
-        signal.raise_signal(signal.SIGINT)
-        steps.append("through")
+
+    def work() -> None:
+        with threads.uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            steps.append("through")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert steps == ["through"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
