@@ -45,11 +45,11 @@ def conjugate_gradient(
     from x, as long as that helps.
 
     Args:
-        product: The matrix.
+        product: the matrix.
         b: Right-hand sides, ``[R, P]``.
-        tolerance: On the relative residual.
-        max_iterations: In all, restarts included, for each right-hand side.
-        preconditioner: An approximate inverse M, symmetric and positive definite.
+        tolerance: on the relative residual.
+        max_iterations: in all, restarts included, for each right-hand side.
+        preconditioner: an approximate inverse M, symmetric and positive definite.
 
     Returns:
         The solution; columns with ``b = 0`` have ``x = 0``.

@@ -19,11 +19,11 @@ def gmres(
     small least-squares problems are solved in float64.
 
     Args:
-        product: The matrix.
+        product: the matrix.
         b: Right-hand sides, ``[R, P]``.
-        tolerance: On the relative residual.
-        max_iterations: In all.
-        restart: Dimension of the Krylov spaces; memory is this times the size of ``b``.
+        tolerance: on the relative residual.
+        max_iterations: in all.
+        restart: dimension of the Krylov spaces; memory is this times the size of ``b``.
 
     Returns:
         The solution; ``negative_curvature`` is False throughout.

@@ -24,12 +24,12 @@ def neumann(
     eigenvalue is inverted as if about :math:`s / (J + 1)` had been added to it.
 
     Args:
-        product: The matrix, damping included.
+        product: the matrix, damping included.
         b: Right-hand sides, ``[R, P]``.
         scale: s; ``1.2 * largest_eigenvalue(...)`` is safe.
-        tolerance: On the relative residual.
+        tolerance: on the relative residual.
         max_iterations: J.
-        growth: A residual so many times the right-hand side is divergence.
+        growth: a residual so many times the right-hand side is divergence.
 
     Returns:
         The solution so far; a series that is merely slow is no error, its residual says so.

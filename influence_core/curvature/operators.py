@@ -49,7 +49,7 @@ class Operator(ABC):
     products with one operator, and a buffer that a forward pass moves does not make the next product another one.
 
     Attributes:
-        model: the model, in eval mode.
+        model: in eval mode; it is only read.
         shapes: parameter name -> shape, in the order of a row.
         size: P.
         weight_decay: lambda.
@@ -59,10 +59,10 @@ class Operator(ABC):
         model: in eval mode.
         loss: one loss per sample.
         data: N samples: a map-style dataset, a pair of tensors, or anything with ``batch(ids)`` and a length.
-        parameters: Which parameters; see ``influence_core.gradients.select``. Masks are not possible here.
+        parameters: which parameters; see ``influence_core.gradients.select``. Masks are not possible here.
         weight_decay: lambda of the penalty lambda/2 ||w||^2.
         damping: delta, absolute.
-        batch_size: Samples per batch; None to fit 256 MiB.
+        batch_size: samples per batch; None to fit 256 MiB.
 
     Raises:
         InvalidInput: If the model cannot be differentiated sample by sample, or a mask is given.
@@ -225,11 +225,11 @@ class Fisher(GaussNewton):
     r"""A Fisher matrix :math:`\frac1N\sum_n g_n g_n^\top + (\lambda+\delta)I`.
 
     Args:
-        *args: Of ``Operator``.
+        *args: of ``Operator``.
         draw: ``empirical`` for gradients with the given labels; ``sampled`` for labels drawn once from the model,
             an unbiased estimate of the true Fisher matrix; ``exact`` for its expectation.
-        seed: Of the draw.
-        **options: Of ``Operator``.
+        seed: of the draw.
+        **options: of ``Operator``.
     """
 
     def __init__(self, *args: Any, draw: Draw = "sampled", seed: int = 0, **options: Any) -> None:
@@ -248,11 +248,11 @@ def mean_diagonal(model: nn.Module, loss: Loss, data: Any, parameters: Choice = 
     per sample, :math:`\frac{1}{NP}\sum_n\lVert J_n^\top s_n\rVert^2`.
 
     Args:
-        model: The model, in eval mode.
-        loss: One loss per sample.
+        model: in eval mode; it is only read.
+        loss: one loss per sample.
         data: N samples.
-        parameters: Which parameters.
-        seed: Of the draw.
+        parameters: which parameters.
+        seed: of the draw.
 
     Returns:
         The mean, without weight decay and damping.
@@ -285,8 +285,8 @@ def operator(kind: CurvatureName, *args: Any, **options: Any) -> Operator:
 
     Args:
         kind: ``ggn`` or ``hessian``.
-        *args: Of ``Operator``.
-        **options: Of ``Operator``.
+        *args: of ``Operator``.
+        **options: of ``Operator``.
 
     Returns:
         The operator.

@@ -48,12 +48,12 @@ def at_outputs(model: nn.Module, loss: Loss, data: Any, draw: Draw = "sampled", 
     samples; equal inputs draw alike.
 
     Args:
-        model: The model, in eval mode, with outputs ``[B, K]``.
-        loss: One loss per sample.
-        data: As for ``influence_core.gradients.sweep``.
-        draw: See ``Draw``. For a loss other than cross-entropy the square root of its Hessian takes the place of the
+        model: in eval mode and only read, with outputs ``[B, K]``.
+        loss: one loss per sample.
+        data: as for ``influence_core.gradients.sweep``.
+        draw: see ``Draw``. For a loss other than cross-entropy the square root of its Hessian takes the place of the
             softmax: times random signs for ``sampled``, column by column for ``exact``.
-        seed: Of the draw.
+        seed: of the draw.
 
     Returns:
         A list of ``[N, K]``: one tensor, or K for ``exact``.

@@ -24,10 +24,10 @@ class Solution:
 
     Attributes:
         x: ``[R, P]``.
-        residuals: True relative residuals, float64 ``[R]``.
-        iterations: Products with the matrix that were made for the column that took longest.
-        converged: Which columns met the tolerance, boolean ``[R]``.
-        negative_curvature: Which columns stopped since the matrix curves down along a direction, boolean ``[R]``; x is
+        residuals: true relative residuals, float64 ``[R]``.
+        iterations: products with the matrix that were made for the column that took longest.
+        converged: which columns met the tolerance, boolean ``[R]``.
+        negative_curvature: which columns stopped since the matrix curves down along a direction, boolean ``[R]``; x is
             then the iterate before that direction.
     """
 

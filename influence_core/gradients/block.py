@@ -18,9 +18,9 @@ class SampleGradients:
     """One parameter's gradients for a batch; formed at most once, and only if somebody asks.
 
     Attributes:
-        name: The parameter's name.
-        form: How the gradients were recorded. Does not know of the mask.
-        mask: Which entries count, of the parameter's shape, or None for all.
+        name: the parameter's name.
+        form: how the gradients were recorded. Does not know of the mask.
+        mask: which entries count, of the parameter's shape, or None for all.
     """
 
     def __init__(self, name: str, form: Form, mask: Tensor | None = None, itemsize: int = 4) -> None:
@@ -104,7 +104,7 @@ class Block(Mapping[str, SampleGradients]):
     """Name -> per-sample gradients, for parameters of one layer, and which samples these are.
 
     Attributes:
-        samples: The samples' places in the sweep.
+        samples: the samples' places in the sweep.
     """
 
     def __init__(self, gradients: dict[str, SampleGradients], samples: slice) -> None:
@@ -129,12 +129,12 @@ class SweepContext:
     """What a consumer learns before the first batch.
 
     Attributes:
-        samples: Number of samples N.
-        shapes: Name -> shape, of the parameters chosen.
-        masks: Name -> boolean mask, where only some entries are chosen.
-        blocks: Names that arrive together.
-        device: Where gradients are.
-        dtype: Their type.
+        samples: number of samples N.
+        shapes: name -> shape, of the parameters chosen.
+        masks: name -> boolean mask, where only some entries are chosen.
+        blocks: names that arrive together.
+        device: where gradients are.
+        dtype: their type.
     """
 
     samples: int

@@ -58,14 +58,14 @@ def output_grams(
     :math:`G_{cd} = \sum_i d_{ci}\, d_{di}\, (W a^2)_i` for inputs a and output gradients d.
 
     Args:
-        model: The model, in eval mode, with outputs [B, O]; only read.
-        data: A map-style dataset of ``(input tensor, label)``, or a pair of tensors; labels are not looked at.
-        weights: Parameter name -> W's entries, of its shape and not negative; None for the identity.
-        reduce: What is kept; by default the matrices themselves, which for many samples and outputs is a lot.
-        directions: Combinations of outputs to take instead of each output; m of them for each sample.
-        parameters: Which parameters; see ``select``.
-        batch_size: Samples per batch; None to fit ``memory_mib``. It does not change the result.
-        memory_mib: Budget in MiB for activations and gradients of a batch.
+        model: in eval mode and only read, with outputs [B, O]; only read.
+        data: a map-style dataset of ``(input tensor, label)``, or a pair of tensors; labels are not looked at.
+        weights: parameter name -> W's entries, of its shape and not negative; None for the identity.
+        reduce: what is kept; by default the matrices themselves, which for many samples and outputs is a lot.
+        directions: combinations of outputs to take instead of each output; m of them for each sample.
+        parameters: which parameters; see ``select``.
+        batch_size: samples per batch; None to fit ``memory_mib``. It does not change the result.
+        memory_mib: budget in MiB for activations and gradients of a batch.
 
     Returns:
         ``[N, m, m]``, or ``[N, ...]`` of whatever ``reduce`` keeps.

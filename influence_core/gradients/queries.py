@@ -23,7 +23,7 @@ class Queries:
 
     Attributes:
         count: M.
-        names: Parameters that the queries have entries for.
+        names: parameters that the queries have entries for.
 
     Example:
         >>> import torch
@@ -42,10 +42,10 @@ class Queries:
         """The gradients of a dataset.
 
         Args:
-            model: The model.
-            loss: One loss per sample.
+            model: in eval mode; it is only read.
+            loss: one loss per sample.
             data: M samples.
-            **options: Of ``sweep``: parameters, batch_size, memory_mib, labels.
+            **options: of ``sweep``: parameters, batch_size, memory_mib, labels.
 
         Returns:
             The queries.
@@ -61,7 +61,7 @@ class Queries:
         """Given vectors, say preconditioned gradients.
 
         Args:
-            vectors: Parameter name -> ``[M, *shape]``. Parameters left out count as zero.
+            vectors: parameter name -> ``[M, *shape]``. Parameters left out count as zero.
 
         Returns:
             The queries.

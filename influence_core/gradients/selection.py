@@ -18,8 +18,8 @@ class Selection:
     """The chosen parameters of a model.
 
     Attributes:
-        parameters: Name -> parameter, in the model's order, tied ones once under their first name.
-        masks: Name -> boolean mask of the parameter's shape, for those of which only some entries are chosen.
+        parameters: name -> parameter, in the model's order, tied ones once under their first name.
+        masks: name -> boolean mask of the parameter's shape, for those of which only some entries are chosen.
     """
 
     parameters: dict[str, nn.Parameter]
@@ -41,7 +41,7 @@ def select(model: nn.Module, choice: Choice = None) -> Selection:
     """Choose among the trainable parameters of a model.
 
     Args:
-        model: The model.
+        model: whose parameters they are.
         choice: ``None`` for all that require a gradient; a parameter's name, a module's name (all below it) or a
             pattern with ``* ? []``; a sequence of these; a predicate ``(name, parameter) -> bool``; a dict
             name -> boolean mask of the parameter's shape; or a selection, also from a copy of this model.

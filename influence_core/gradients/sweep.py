@@ -35,11 +35,11 @@ class SweepReport:
     """What a sweep did.
 
     Attributes:
-        samples: Number of samples N.
-        losses: Loss of every sample, ``[N]``.
+        samples: number of samples N.
+        losses: loss of every sample, ``[N]``.
         coverage: which parameters were used, and how.
-        batch_size: Samples per batch.
-        seconds: Wall-clock time.
+        batch_size: samples per batch.
+        seconds: wall-clock time.
     """
 
     samples: int
@@ -72,15 +72,15 @@ def sweep(
     parameter outside its module for other samples only would escape that check.
 
     Args:
-        model: The model.
+        model: in eval mode; it is only read.
         loss: ``loss(outputs, labels) -> [B]``, one value per sample.
-        data: A map-style dataset of ``(input tensor, label)``, or a pair of tensors; a method
+        data: a map-style dataset of ``(input tensor, label)``, or a pair of tensors; a method
             ``batch(ids) -> (inputs, labels)`` is used where there is one.
-        consumers: What to compute; read their ``result()`` afterwards.
-        parameters: Which parameters; see ``select``.
-        batch_size: Samples per batch; None to fit ``memory_mib``.
-        memory_mib: Budget in MiB for activations and gradients of a batch, the consumers' results aside.
-        labels: Labels ``[N, ...]`` to use instead of the data's own.
+        consumers: what to compute; read their ``result()`` afterwards.
+        parameters: which parameters; see ``select``.
+        batch_size: samples per batch; None to fit ``memory_mib``.
+        memory_mib: budget in MiB for activations and gradients of a batch, the consumers' results aside.
+        labels: labels ``[N, ...]`` to use instead of the data's own.
 
     Returns:
         Losses, coverage, batch size and seconds.
@@ -171,8 +171,8 @@ def coverage(model: nn.Module, parameters: Choice = None) -> RuleCoverage:
     A sweep also tries the rules on data and may find that a parameter is used outside its module; its report says so.
 
     Args:
-        model: The model.
-        parameters: Which parameters; see ``select``.
+        model: in eval mode; it is only read.
+        parameters: which parameters; see ``select``.
 
     Returns:
         The coverage, without the share of the norm.

@@ -23,13 +23,13 @@ class Station:
     """A module whose calls are recorded, and what is done with them.
 
     Attributes:
-        name: The module's name in the model.
-        module: The module.
-        rule: From a call to forms.
-        wanted: Names within the module -> names in the model, of the parameters that the rule shall give.
-        features_last: Whether samples may stand on another axis than the first.
-        batched: For the fallback: which flattened arguments run over samples. Learned from the probe.
-        arrangement: Where the samples stand in the module's tensors: on the ``"first"`` axis, on the ``"second"``,
+        name: the module's name in the model.
+        module: the module.
+        rule: from a call to forms.
+        wanted: names within the module -> names in the model, of the parameters that the rule shall give.
+        features_last: whether samples may stand on another axis than the first.
+        batched: for the fallback: which flattened arguments run over samples. Learned from the probe.
+        arrangement: where the samples stand in the module's tensors: on the ``"first"`` axis, on the ``"second"``,
             or on the first together with others (``"folded"``). Learned from the probe.
     """
 
@@ -116,8 +116,8 @@ class Tape:
         Args:
             inputs: ``[B, ...]``.
             labels: ``[B, ...]``.
-            loss: One loss per sample.
-            deliver: Called for every block in ``blocks`` that the losses depend on, with name -> form.
+            loss: one loss per sample.
+            deliver: called for every block in ``blocks`` that the losses depend on, with name -> form.
 
         Returns:
             The losses ``[B]``, detached.
