@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from influence_core.batches import batches_of
 from influence_core.testing.checks import Subject, check
 from influence_core.testing.problems import convex_study, network_study, rotated
-from influence_core.testing.tools import assert_same, batches_of, changed, outcomes, values
+from influence_core.testing.tools import assert_same, changed, outcomes, values
+from influence_core.training import seeded
 
 
 @check()
@@ -27,8 +29,7 @@ def fit_again(subject: Subject) -> None:
 def same_seed(subject: Subject) -> None:
     """A second estimator with the same hyper-parameters gives the same scores, whatever was drawn before."""
     first = outcomes(subject.make().fit(network_study()))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(99)
+    with seeded(99, torch.device("cpu")):
         torch.rand(5)
         again = outcomes(subject.make().fit(network_study()))
     assert_same(again, first, 1e-12, "only torch's global random numbers differ")

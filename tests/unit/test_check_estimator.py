@@ -6,6 +6,8 @@ flipped signs, dropped biases, an inverse per batch, ``q @ a @ q.T`` with ``eigh
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -327,6 +329,43 @@ class ExemptFromTheSign(FlippedSign):
     exempt: ClassVar[dict[str, str]] = {"sign_against_retraining": "we define it so"}
 
 
+class FreezesTheModel(Sound):
+    """As a tape on the study's own model would: put back at the end, but in the meantime others look."""
+
+    def _gradients(self, study, data, labels=None):
+        if not all(p.requires_grad for p in study.model.parameters()):
+            raise RuntimeError("no trainable parameter is chosen")
+        study.model.requires_grad_(False)
+        time.sleep(0.01)
+        study.model.requires_grad_(True)
+        return super()._gradients(study, data, labels)
+
+
+class AnotherThreadsAnswer(Sound):
+    """Keeps a call's own in the estimator on the way."""
+
+    def _influence(self, test_ids):
+        self.queries_ = torch.full((), float(threading.get_ident() % 1009))
+        time.sleep(0.01)
+        return super()._influence(test_ids) * (1 if float(self.queries_) == threading.get_ident() % 1009 else 2)
+
+
+class ResidualInTheEstimator(Sound):
+    def _influence(self, test_ids):
+        self.residual_ = 0.1
+        return super()._influence(test_ids)
+
+
+class CountsWhatItIsAsked(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        self.own_ = {"calls": torch.zeros(())}
+
+    def _mislabel_scores(self):
+        self.own_["calls"] += 1
+        return super()._mislabel_scores()
+
+
 CAUGHT = [
     (FlippedSign, "sign_against_retraining"),
     (DroppedBias, "biases_count"),
@@ -363,6 +402,10 @@ CAUGHT = [
     (HidesNaN, "not_finite"),
     (HoldsAFunction, "save_and_load"),
     (ForgetsOnLoading, "save_and_load"),
+    (FreezesTheModel, "two_threads"),
+    (AnotherThreadsAnswer, "two_threads"),
+    (ResidualInTheEstimator, "scoring_leaves_the_estimator"),
+    (CountsWhatItIsAsked, "scoring_leaves_the_estimator"),
     (UndeclaredNeed, "declared_needs"),
     (NotFittedUnnoticed, "refusals"),
     (ExemptFromTheSign, "declarations"),
@@ -386,7 +429,7 @@ def test_every_check_catches_something():
 def test_all_failures_are_reported_together():
     with pytest.raises(CheckFailed) as caught:
         check_estimator(StaleHook)
-    assert "StaleHook fails 1 of" in str(caught.value)
+    assert "StaleHook fails 2 of" in str(caught.value)
     with pytest.raises(CheckFailed) as caught:
         check_estimator(DroppedBias)
     assert "biases_count" in str(caught.value)
