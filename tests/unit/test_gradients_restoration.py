@@ -71,6 +71,23 @@ def test_buffers_that_change_in_the_forward_pass() -> None:
     assert same(state(model), before)
 
 
+class Drifting(Counting):
+    """Its outputs depend on how often it was called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1 + self.calls)
+
+
+def test_every_product_is_with_the_same_matrix() -> None:
+    model = Drifting().eval()
+    before = state(model)
+    matrix = GaussNewton(model, squares, (torch.randn(5, 4), torch.zeros(5)), batch_size=5)
+    rows = torch.eye(matrix.size)
+    assert torch.equal(matrix(rows), matrix(rows))
+    assert torch.equal(matrix.output_changes(rows), matrix.output_changes(rows))
+    assert same(state(model), before)
+
+
 class Failing(Gradients):
     """A consumer that breaks in the middle of a sweep."""
 
