@@ -20,6 +20,7 @@ from influence_core.errors import InvalidInput
 from influence_core.estimators import Estimator
 from influence_core.gradients import per_sample_gradients, sweep
 from influence_core.testing import CHECKS, CheckFailed, check_estimator, estimator_checks
+from influence_core.testing.problems import network_study
 
 
 class _Named:
@@ -342,18 +343,37 @@ class FreezesTheModel(Sound):
 
 
 class AnotherThreadsAnswer(Sound):
-    """Keeps a call's own in the estimator on the way."""
+    """Keeps a call's own in what was learned, which all calls share, on the way."""
+
+    def _fit(self, study):
+        super()._fit(study)
+        self.own_ = {}
 
     def _influence(self, test_ids):
-        self.queries_ = torch.full((), float(threading.get_ident() % 1009))
+        self.own_["asked by"] = threading.get_ident()
         time.sleep(0.01)
-        return super()._influence(test_ids) * (1 if float(self.queries_) == threading.get_ident() % 1009 else 2)
+        return super()._influence(test_ids) * (1 if self.own_.pop("asked by", None) == threading.get_ident() else 2)
 
 
 class ResidualInTheEstimator(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        self.own_ = []
+
+    def _influence(self, test_ids):
+        self.own_.append(0.1)
+        return super()._influence(test_ids)
+
+
+class NotesOnItself(Sound):
+    """Sound all the same: a call works on a copy of the estimator, and what it notes there ends with it."""
+
     def _influence(self, test_ids):
         self.residual_ = 0.1
         return super()._influence(test_ids)
+
+    def _facts(self):
+        return {"residual": getattr(self, "residual_", None)}
 
 
 class CountsWhatItIsAsked(Sound):
@@ -414,6 +434,14 @@ CAUGHT = [
 
 def test_the_sound_estimator_passes():
     assert set(check_estimator(Sound).values()) == {"passed"}
+
+
+def test_what_a_call_notes_on_the_estimator_ends_with_the_call():
+    check_estimator(NotesOnItself, only="scoring_leaves_the_estimator")
+    check_estimator(NotesOnItself, only="two_threads")
+    estimator = NotesOnItself().fit(network_study())
+    assert estimator.influence().meta["residual"] == 0.1
+    assert not hasattr(estimator, "residual_")
 
 
 @pytest.mark.parametrize(("mutant", "name"), CAUGHT, ids=[f"{m.__name__}-{n}" for m, n in CAUGHT])

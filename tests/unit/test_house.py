@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 HOUSE = "influence_core"
 
 FLOORS = (
-    "errors progress measure statistics batches losses pictures trust _torchvision data models gradients",
+    "errors threads imports progress measure statistics batches losses pictures trust _torchvision "
+    "data models gradients",
     "training curvature scores",
     "study_file",
     "study doctor",
