@@ -72,9 +72,9 @@ def sidebar() -> Choice:
 def _estimators() -> list[str]:
     """Names of those with scores to show: first TracIn, then those that explain mistakes, then the detectors."""
     kinds = ic.estimators.all_estimators()
-    explain = [c.name for c in kinds if "influence" in c.gives() and c.name != "tracin"]
+    explain = [c.name for c in kinds if "influence" in c.gives() and c.name != ic.estimators.FIRST]
     detect = [c.name for c in kinds if "mislabel_scores" in c.gives() and "influence" not in c.gives()]
-    return ["tracin", *explain, *detect]
+    return [ic.estimators.FIRST, *explain, *detect]
 
 
 def open_study() -> None:
