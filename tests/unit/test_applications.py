@@ -563,7 +563,7 @@ def test_rows_of_two_runs_are_named(study, table, tmp_path):
     other = table.assign(run_id="b-el2n-c")
     both = pd.concat([table.head(20), other.tail(20)])
     for source in (both, write_csv(both, tmp_path / "t.csv")):
-        with pytest.raises(InvalidInput, match="rows of 2 runs, .*loss.* and b-el2n-c: give one table"):
+        with pytest.raises(InvalidInput, match=r"rows of 2 runs, .*loss.* and b-el2n-c: give one table"):
             apply_relabels(study.train, source)
     with pytest.raises(InvalidInput, match=r"of the run b-el2n-c, expected .*-loss-"):
         apply_relabels(study.train, other, run_id=table["run_id"][0])
