@@ -15,6 +15,7 @@ from torch import Tensor
 
 from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput, NotSupported
+from influence_core.identity import check_identified
 from influence_core.models import load_tensors, read_facts, save_tensors
 from influence_core.pictures import picture_html
 from influence_core.trust import MEANING, Coverage, Scale, ScoreKind, caveats
@@ -219,7 +220,12 @@ class Scores:
 
         Args:
             path: file to write.
+
+        Raises:
+            NotSupported: if they belong to a study with parts that cannot be identified.
+            InvalidInput: if the file cannot be written.
         """
+        check_identified(self.meta.get("unidentified", ()), f"these scores of {self.name}")
         tensors = {"values": self.values, "train_ids": self.train_ids}
         if self.test_ids is not None:
             tensors["test_ids"] = self.test_ids
@@ -246,7 +252,8 @@ class Scores:
             The scores.
 
         Raises:
-            InvalidInput: if the file holds no scores.
+            InvalidInput: if the file holds no scores, or was changed since; files of before there were checksums are
+                taken without.
         """
         tensors, facts = load_tensors(path), read_facts(path, "scores")
         if facts is None:

@@ -6,7 +6,8 @@ The table of suggestions goes through a CSV file, on which a person decides: ``w
 """
 
 from influence_core.applications.detection import Detection, Interval, detect, heavy_tailed, otsu
-from influence_core.applications.relabelling import apply_relabels, read_csv, relabel, relabel_table, to_csv, write_csv
+from influence_core.applications.relabel_csv import read_csv, to_csv, write_csv
+from influence_core.applications.relabelling import apply_relabels, relabel, relabel_table
 
 read_relabels, write_relabels = read_csv, write_csv
 

@@ -31,6 +31,7 @@ from influence_core.errors import InfluenceError, InvalidInput, NotFitted, NotSu
 from influence_core.estimators.changes import DataChange, ParameterChange, checked_ids, data_change
 from influence_core.estimators.parameters import check_numbers, check_types, plain
 from influence_core.estimators.state import Reader, Writer
+from influence_core.identity import check_identified
 from influence_core.measure import Cost, measure
 from influence_core.models import load_tensors, read_facts, save_tensors
 from influence_core.scores import Coverage, Scale, ScoreKind, Scores
@@ -130,10 +131,12 @@ class Estimator(ABC):
 
         Raises:
             NotFitted: before ``fit``.
-            NotSupported: if something that was learned cannot be written; the message names it.
+            NotSupported: if something that was learned cannot be written, or the study has parts that cannot be
+                identified; the message names it.
         """
         if not hasattr(self, "study_"):
             raise NotFitted(f"fit first: {type(self).__name__}(...).fit(study).save({str(path)!r})")
+        check_identified(self.study_.unidentified, f"this {self.title}")
         writer = Writer(self.study_, self.learned_classes, self.title)
         learned = {n: v for n, v in vars(self).items() if n.endswith("_") and n not in _OWN}
         undeclared = sorted(learned.keys() - self.declared())
@@ -171,7 +174,7 @@ class Estimator(ABC):
             InvalidInput: if the file holds no such estimator.
             StaleResult: if it was fitted on another study.
         """
-        tensors, facts = load_tensors(path), read_facts(path, "estimator")
+        tensors, facts = load_tensors(path, sealed=True), read_facts(path, "estimator")
         if facts is None:
             raise InvalidInput(f"{path} holds no estimator; write one with estimator.fit(study).save(path)")
         with _as_saved_by_this_version(path):
@@ -414,6 +417,7 @@ class Estimator(ABC):
             "fit_seconds": self.fit_cost_.seconds,
             "peak_memory_mib": _largest(cost.peak_memory_mib, self.fit_cost_.peak_memory_mib),
             "residual": None,
+            **({"unidentified": self.study_.unidentified} if self.study_.unidentified else {}),
             **settled,
             **facts,
             **({"warnings": list(dict.fromkeys(said))} if said else {}),

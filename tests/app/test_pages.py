@@ -187,26 +187,30 @@ class Bomb:
 def broken(folder: Path, kind: str, demo: ic.Study) -> str:
     """Spoil a saved study; returns what the message has to name."""
     file = demo.save(folder)
-    weights = folder / "model.safetensors"
+    weights, train = next(folder.glob("model-*")), next(folder.glob("train-*"))
     if kind == "missing":
         weights.unlink()
-        return "model.safetensors"
+        return weights.name
     if kind == "truncated":
         weights.write_bytes(weights.read_bytes()[:1000])
-        return "model.safetensors"
+        return weights.name
+    text = "".join(
+        line for line in file.read_text().splitlines(keepends=True) if not line.startswith(("checksum", "sha256"))
+    )
+    file.write_text(text)  # as a person would who changes the study on purpose
     if kind == "pickle":
         (folder / "model.pt").write_bytes(pickle.dumps({"w": Bomb(folder / "ran")}))
-        file.write_text(file.read_text().replace("model.safetensors", "model.pt"))
+        file.write_text(text.replace(weights.name, "model.pt"))
         return "model.pt"
     if kind == "key":
-        file.write_text(file.read_text().replace("weights =", "wights ="))
+        file.write_text(text.replace("weights =", "wights ="))
         return "model.wights"
-    tensors = ic.models.load_tensors(folder / "train.safetensors")
+    tensors = ic.models.load_tensors(train)
     if kind == "label":
         tensors["labels"][5] = 10
     else:
         tensors["inputs"] = torch.nn.functional.pad(tensors["inputs"], (0, 1))
-    ic.models.save_tensors(folder / "train.safetensors", tensors)
+    ic.models.save_tensors(train, tensors)
     return "sample 5 has label 10" if kind == "label" else "(1, 8, 9)"
 
 
@@ -254,11 +258,12 @@ def test_a_broken_study_of_the_command_line_leaves_the_others(
 ) -> None:
     studies = sys.modules["parts.studies"]
     monkeypatch.setattr(studies, "_sources", {})
-    (demo.save(tmp_path).parent / "test.safetensors").unlink()
+    lost = next(demo.save(tmp_path).parent.glob("test-*"))
+    lost.unlink()
     monkeypatch.setattr(sys, "argv", ["app.py", "--study", str(tmp_path)])
     app = start()
     assert not app.exception
-    assert "test.safetensors" in app.error[0].value
+    assert lost.name in app.error[0].value.replace("\\", "")
     app.sidebar.selectbox(key="run").select("digits").run()
     assert not app.error
     assert len(app.metric) == 3

@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[2]
 HOUSE = "influence_core"
 
 FLOORS = (
-    "errors threads imports progress measure statistics batches losses pictures trust _torchvision "
-    "data models gradients",
+    "errors threads imports files known_code identity progress measure statistics batches losses pictures trust "
+    "_torchvision data models gradients",
     "training curvature scores",
-    "study_file",
+    "study_schema study_file",
     "study doctor",
     "estimators",
     "store runners jobs",
@@ -27,8 +27,8 @@ FLOORS = (
 )
 """From the ground up. A file imports from its own floor and from those below; a new one needs a place here."""
 
-KNOWN_UPWARD = {"influence_core.study_file -> influence_core.study"}
-KNOWN_CIRCLES = [{"influence_core.study", "influence_core.study_file"}]
+KNOWN_UPWARD: set[str] = set()
+KNOWN_CIRCLES: list[set[str]] = []
 """What is still to be mended, and nothing else: a line that is no longer true fails too."""
 
 Arrows = dict[str, set[str]]

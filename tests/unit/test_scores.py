@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -259,3 +261,17 @@ def test_thumbnails_are_webp_of_the_right_size():
     assert np.abs(shown - np.asarray(data.picture(1), dtype=float)).mean() < 12  # WEBP loses a little
     wide = ic.data.LabelledDataset(data.base, pictures=lambda i: np.zeros((10, 400), np.uint8))
     assert Image.open(io.BytesIO(ic.pictures.thumbnail(wide, 0, size=40))).size == (40, 1)
+
+
+def test_scores_of_before_there_were_checksums(tmp_path):
+    import safetensors.torch
+
+    path, before = tmp_path / "m.safetensors", mislabel()
+    before.save(path)
+    texts = {"scores": json.dumps(ic.models.read_facts(path, "scores"))}
+    whole = path.read_bytes()
+    safetensors.torch.save_file(load_tensors(path), path, texts)
+    assert torch.equal(Scores.load(path).values, before.values)
+    path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+    with pytest.raises(InvalidInput, match=r"m\.safetensors was changed or damaged"):
+        Scores.load(path)
