@@ -1,7 +1,8 @@
 """Estimators: which training images did it? One folder a family, one method a file."""
 
-from influence_core.estimators.base import Answer, Changed, Estimator, all_estimators
-from influence_core.estimators.changes import DataChange, ParameterChange
+from influence_core.estimators.answers import Answer, Changed, ParameterChange
+from influence_core.estimators.base import Estimator, all_estimators
+from influence_core.estimators.changes import DataChange
 from influence_core.estimators.detectors.confident_learning import ConfidentLearning
 from influence_core.estimators.detectors.deep_knn import DeepKNN
 from influence_core.estimators.detectors.el2n import EL2N

@@ -16,24 +16,21 @@ of what its theory gives::
 from __future__ import annotations
 
 import copy
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
 
-from influence_core.errors import InfluenceError, InvalidInput, NotFitted, NotSupported, StaleResult
-from influence_core.estimators.changes import DataChange, ParameterChange, checked_ids, data_change
+from influence_core.errors import InvalidInput, NotFitted, NotSupported
+from influence_core.estimators.answers import Answer, Changed, ParameterChange
+from influence_core.estimators.changes import DataChange, checked_ids, data_change
 from influence_core.estimators.parameters import check_numbers, check_types, plain
-from influence_core.estimators.state import Reader, Writer
-from influence_core.identity import check_identified
+from influence_core.estimators.saved import Allowed, Fitted, read, write
 from influence_core.measure import Cost, measure
-from influence_core.models import load_tensors, read_facts, save_tensors
 from influence_core.scores import Coverage, Scale, ScoreKind, Scores
 from influence_core.study import Study
 
@@ -134,25 +131,12 @@ class Estimator(ABC):
             NotSupported: if something that was learned cannot be written, or the study has parts that cannot be
                 identified; the message names it.
         """
-        if not hasattr(self, "study_"):
+        mine = copy.copy(self)  # as it is now, whatever other threads fit
+        if not hasattr(mine, "study_"):
             raise NotFitted(f"fit first: {type(self).__name__}(...).fit(study).save({str(path)!r})")
-        check_identified(self.study_.unidentified, f"this {self.title}")
-        writer = Writer(self.study_, self.learned_classes, self.title)
-        learned = {n: v for n, v in vars(self).items() if n.endswith("_") and n not in _OWN}
-        undeclared = sorted(learned.keys() - self.declared())
-        if undeclared:
-            raise NotSupported(
-                f"{self.title} cannot be saved: it learned {undeclared[0]!r}, which its class does not declare. A file "
-                f"may only set what is declared: learned: ClassVar[tuple[str, ...]] = ({undeclared[0]!r},)"
-            )
-        facts = {
-            "name": self.name,
-            "study": self.study_.fingerprint,
-            "parameters": {n: writer.encode(v, f"parameters/{n}") for n, v in self.get_params().items()},
-            "learned": {n: writer.encode(v, n) for n, v in learned.items()},
-            "cost": [self.fit_cost_.seconds, self.fit_cost_.peak_memory_mib],
-        }
-        save_tensors(path, writer.tensors, {"estimator": json.dumps(facts)})
+        learned = {n: v for n, v in vars(mine).items() if n.endswith("_") and n not in _OWN}
+        fitted = Fitted(self.name, mine.get_params(), learned, mine.fit_cost_)
+        write(path, fitted, mine.study_, self._allowed())
 
     @classmethod
     def declared(cls) -> set[str]:
@@ -174,29 +158,18 @@ class Estimator(ABC):
             InvalidInput: if the file holds no such estimator.
             StaleResult: if it was fitted on another study.
         """
-        tensors, facts = load_tensors(path, sealed=True), read_facts(path, "estimator")
-        if facts is None:
-            raise InvalidInput(f"{path} holds no estimator; write one with estimator.fit(study).save(path)")
-        with _as_saved_by_this_version(path):
-            found = cls._named(facts["name"], path)
-            if facts["study"] != study.fingerprint:
-                raise StaleResult(
-                    f"{path} holds a {found.__name__} that was fitted on another study (fingerprint "
-                    f"{facts['study'][:12]}, this one has {study.fingerprint[:12]}): fit it again on {study.name!r}"
-                )
-            reader = Reader(study, tensors, found.learned_classes)
-            for name in facts["parameters"]:
-                if name not in {f.name for f in fields(found)}:
-                    raise InvalidInput(f"{path} has the parameter {name!r}, which {found.__name__} has not")
-            for name in facts["learned"]:
-                if name not in found.declared() or hasattr(found, name):
-                    raise InvalidInput(f"{path} holds {name!r}, which {found.__name__} does not learn: fit it again")
-            estimator = found(**{n: reader.decode(v) for n, v in facts["parameters"].items()})
-            for name, value in facts["learned"].items():
-                setattr(estimator, name, reader.decode(value))
-            seconds, memory = facts["cost"]
-            estimator._belongs_to(study, Cost(float(seconds), None if memory is None else float(memory)))
+        fitted = read(path, study, lambda name: cls._named(name, path)._allowed())
+        estimator = cls._named(fitted.name, path)(**fitted.parameters)
+        for name, value in fitted.learned.items():
+            setattr(estimator, name, value)
+        estimator._belongs_to(study, fitted.cost)
         return cast(Self, estimator)
+
+    @classmethod
+    def _allowed(cls) -> Allowed:
+        """What a file may set of this class: nothing that the class itself has, such as a method."""
+        learned = frozenset(name for name in cls.declared() if not hasattr(cls, name))
+        return Allowed(cls.title, frozenset(f.name for f in fields(cls)), learned, cls.learned_classes)
 
     @classmethod
     def _named(cls, name: str, path: str | Path) -> type[Estimator]:
@@ -424,46 +397,9 @@ class Estimator(ABC):
         }
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Numbers, and what is to be known of the call that made them.
-
-    Attributes:
-        values: as the private method's scores are shaped.
-        facts: of this call alone, such as ``residual``, ``iterations``, ``converged`` and ``warnings``.
-    """
-
-    values: Tensor
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Changed:
-    """A change of the weights, and what is to be known of the call that made it.
-
-    Attributes:
-        change: parameter name -> what to add to it.
-        facts: as in ``Answer``.
-    """
-
-    change: Mapping[str, Tensor]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
 def _largest(*values: float | None) -> float | None:
     known = [v for v in values if v is not None]
     return max(known) if known else None
-
-
-@contextmanager
-def _as_saved_by_this_version(path: str | Path) -> Iterator[None]:
-    """Whatever a changed file makes the reader trip over is refused in a sentence."""
-    try:
-        yield
-    except InfluenceError:
-        raise
-    except Exception as error:
-        raise InvalidInput(f"{path} is not what Estimator.save of this version writes: {error!r}") from error
 
 
 def all_estimators() -> list[type[Estimator]]:

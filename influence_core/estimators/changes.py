@@ -167,22 +167,6 @@ def term_gradient(model: nn.Module, loss: Loss, samples: Any, change: DataChange
     return {name: share * g for name, g in gradient.items()}
 
 
-class ParameterChange(dict[str, Tensor]):
-    """Parameter name -> what to add to it; ``study.edited(change)`` is the edited study.
-
-    Args:
-        change: the tensors.
-        meta: estimator, parameters, fingerprint of the study, what changed, residual, seconds, as in ``Scores.meta``.
-
-    Attributes:
-        meta: see above.
-    """
-
-    def __init__(self, change: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
-        super().__init__(change)
-        self.meta: dict[str, Any] = dict(meta or {})
-
-
 def checked_ids(given: Any, size: int, split: str) -> Tensor:
     """Ids as a tensor.
 

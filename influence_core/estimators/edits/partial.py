@@ -15,7 +15,8 @@ from torch import Tensor
 from influence_core.curvature import Columns, Hessian, LeastSquares, flatten, solve_lsqr, solve_series, unflatten
 from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput
-from influence_core.estimators.base import Changed, Estimator
+from influence_core.estimators.answers import Changed
+from influence_core.estimators.base import Estimator
 from influence_core.estimators.changes import DataChange, Weighted, term_gradient
 from influence_core.estimators.edits.scale import validated_scale
 from influence_core.estimators.edits.selectors import Masks, Selector, choose

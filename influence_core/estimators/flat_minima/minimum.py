@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from influence_core.curvature.inverses import DiagonalInverse, InverseCurvature
 from influence_core.errors import InvalidInput
-from influence_core.estimators.base import Answer
+from influence_core.estimators.answers import Answer
 from influence_core.estimators.flat_minima.tuning import ValidationTuned
 from influence_core.gradients import inner_products, per_sample_gradients
 from influence_core.study import Study

@@ -12,7 +12,7 @@ from torch import Tensor
 from influence_core.curvature import Vectors
 from influence_core.curvature.inverses import InverseCurvature, InverseSpec, Probes, spec
 from influence_core.errors import InvalidInput
-from influence_core.estimators.base import Answer
+from influence_core.estimators.answers import Answer
 from influence_core.estimators.flat_minima.minimum import ValidationMinimum
 from influence_core.gradients import (
     Block,

@@ -10,7 +10,7 @@ from torch import Tensor
 from influence_core.curvature import CurvatureName
 from influence_core.curvature.inverses import LeadingEigenpairs, check_damping
 from influence_core.errors import InvalidInput
-from influence_core.estimators.base import Answer
+from influence_core.estimators.answers import Answer
 from influence_core.estimators.influence_functions.base import InfluenceFunction
 from influence_core.gradients import inner_products
 from influence_core.scores import Scale

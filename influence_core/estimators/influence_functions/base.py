@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from influence_core.curvature import Vectors
 from influence_core.curvature.inverses import InverseCurvature, Solved, worst
-from influence_core.estimators.base import Answer, Changed, Estimator
+from influence_core.estimators.answers import Answer, Changed
+from influence_core.estimators.base import Estimator
 from influence_core.estimators.changes import DataChange, term_gradient
 from influence_core.gradients import inner_products, mean_gradient, per_sample_gradients
 from influence_core.progress import track

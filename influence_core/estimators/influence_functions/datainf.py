@@ -9,7 +9,7 @@ from torch import Tensor
 
 from influence_core.curvature.inverses import MeanOfInverses
 from influence_core.errors import InvalidInput
-from influence_core.estimators.base import Answer
+from influence_core.estimators.answers import Answer
 from influence_core.estimators.influence_functions.base import InfluenceFunction
 from influence_core.scores import Scale
 from influence_core.study import Study

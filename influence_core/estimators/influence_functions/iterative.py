@@ -8,7 +8,7 @@ from typing import ClassVar
 from influence_core.curvature import CurvatureName
 from influence_core.curvature.inverses import check_damping
 from influence_core.errors import InvalidInput
-from influence_core.estimators.base import Answer
+from influence_core.estimators.answers import Answer
 from influence_core.estimators.influence_functions.base import InfluenceFunction
 
 

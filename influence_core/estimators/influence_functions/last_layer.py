@@ -12,7 +12,7 @@ from influence_core.batches import id_batches
 from influence_core.curvature import output_hessian
 from influence_core.curvature.inverses import CholeskyInverse, ConjugateGradients, InverseCurvature, check_damping
 from influence_core.errors import NotSupported
-from influence_core.estimators.base import Answer, Changed
+from influence_core.estimators.answers import Answer, Changed
 from influence_core.estimators.changes import DataChange
 from influence_core.estimators.influence_functions.base import InfluenceFunction
 from influence_core.gradients import squared_norms

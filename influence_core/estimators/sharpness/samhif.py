@@ -10,7 +10,7 @@ from torch import Tensor
 
 from influence_core.curvature.inverses import MovingAscent, Variant
 from influence_core.errors import InvalidInput
-from influence_core.estimators.base import Changed
+from influence_core.estimators.answers import Changed
 from influence_core.estimators.changes import DataChange
 from influence_core.estimators.influence_functions.iterative import check_count
 from influence_core.estimators.sharpness.stationary import SharpnessAware

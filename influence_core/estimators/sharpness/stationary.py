@@ -10,7 +10,7 @@ from torch import nn
 from influence_core.curvature import CurvatureName, check_radius, climbed
 from influence_core.curvature.inverses import check_damping
 from influence_core.errors import InvalidInput
-from influence_core.estimators.base import Answer
+from influence_core.estimators.answers import Answer
 from influence_core.estimators.influence_functions.base import InfluenceFunction
 from influence_core.estimators.sharpness.radius import radius
 from influence_core.study import Study
