@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from influence_core.curvature.kronecker import Layer, factors, find_layers
 from influence_core.curvature.outputs import Draw, at_outputs, linear_loss
 from influence_core.errors import InvalidInput
-from influence_core.gradients import Block, Choice, SweepContext, select, sweep
+from influence_core.gradients import Block, Choice, Data, SweepContext, select, sweep
 from influence_core.losses import Loss
 
 
@@ -63,7 +63,7 @@ class KFAC:
         cls,
         model: nn.Module,
         loss: Loss,
-        data: Any,
+        data: Data,
         *,
         draw: Draw = "sampled",
         seed: int = 0,

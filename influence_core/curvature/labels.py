@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from influence_core.curvature.outputs import output_gradient
-from influence_core.gradients import output_grams
+from influence_core.gradients import Labelled, output_grams
 from influence_core.losses import Loss
 
 MANY_LABELS = 50
@@ -24,7 +23,7 @@ LabelScore = Callable[[Tensor, Tensor], Tensor]
 def label_scores(
     model: nn.Module,
     loss: Loss,
-    data: Any,
+    data: Labelled,
     weights: Mapping[str, Tensor],
     labels: int,
     score: LabelScore,

@@ -22,6 +22,7 @@ from influence_core.curvature.vectors import Vectors, flatten, unflatten
 from influence_core.errors import InvalidInput
 from influence_core.gradients import (
     Choice,
+    Data,
     Samples,
     check_model,
     no_autocast,
@@ -72,7 +73,7 @@ class Operator(ABC):
         self,
         model: nn.Module,
         loss: Loss,
-        data: Any,
+        data: Data,
         *,
         parameters: Choice = None,
         weight_decay: float = 0.0,
@@ -241,7 +242,7 @@ class Fisher(GaussNewton):
         return torch.stack([s * (s * change).sum(1, keepdim=True) for s in drawn]).sum(0)
 
 
-def mean_diagonal(model: nn.Module, loss: Loss, data: Any, parameters: Choice = None, seed: int = 0) -> float:
+def mean_diagonal(model: nn.Module, loss: Loss, data: Data, parameters: Choice = None, seed: int = 0) -> float:
     r"""Mean of the diagonal of the Gauss-Newton matrix, what relative damping is relative to.
 
     For up to 16 outputs it is exact, by a sweep for each; for more, one sweep estimates it without bias from one draw

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from influence_core.batches import OUTPUT_MATRICES, id_batches
 from influence_core.errors import InvalidInput
-from influence_core.gradients import Samples, plain_attention
+from influence_core.gradients import Data, Samples, plain_attention
 from influence_core.losses import Loss, cross_entropy
 from influence_core.models.private import private
 from influence_core.progress import tick
@@ -41,7 +41,7 @@ def linear_loss(outputs: Tensor, weights: Tensor) -> Tensor:
     return (outputs * weights).sum(1)
 
 
-def at_outputs(model: nn.Module, loss: Loss, data: Any, draw: Draw = "sampled", seed: int = 0) -> list[Tensor]:
+def at_outputs(model: nn.Module, loss: Loss, data: Data, draw: Draw = "sampled", seed: int = 0) -> list[Tensor]:
     """Vectors s at the outputs, for every sample, such that the sum of their outer products has the mean C.
 
     What is drawn for a sample depends on the seed and on its input alone, so neither on batches nor on the order of the

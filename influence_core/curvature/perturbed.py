@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,11 +11,11 @@ from torch import nn
 from influence_core.curvature.ascent import Ascent
 from influence_core.curvature.vectors import unflatten
 from influence_core.errors import InvalidInput
-from influence_core.gradients import mean_gradient
+from influence_core.gradients import Data, mean_gradient
 from influence_core.losses import Loss
 
 
-def climbed(model: nn.Module, loss: Loss, data: Any, rho: float, p: float = 2.0) -> tuple[nn.Module, Ascent]:
+def climbed(model: nn.Module, loss: Loss, data: Data, rho: float, p: float = 2.0) -> tuple[nn.Module, Ascent]:
     """A model at the end of SAM's ascent on the mean loss of a dataset, and the ascent.
 
     Args:

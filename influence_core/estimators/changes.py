@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput
-from influence_core.gradients import mean_gradient
+from influence_core.gradients import Data, mean_gradient
 from influence_core.losses import Loss
 
 
@@ -148,7 +148,7 @@ class Weighted:
         return self.loss(outputs, rows[:, 0].long()) * rows[:, 1].to(outputs.dtype)
 
 
-def term_gradient(model: nn.Module, loss: Loss, samples: Any, change: DataChange) -> dict[str, Tensor]:
+def term_gradient(model: nn.Module, loss: Loss, samples: Data, change: DataChange) -> dict[str, Tensor]:
     r""":math:`-\frac1N\sum_t f_t\nabla\ell_t`: what the inverse curvature turns into a change of the weights.
 
     Args:

@@ -24,7 +24,7 @@ from influence_core.gradients.consumers import (
 )
 from influence_core.gradients.contexts import no_autocast, plain_attention
 from influence_core.gradients.coverage import RuleCoverage
-from influence_core.gradients.data import Samples
+from influence_core.gradients.data import Batched, Data, Labelled, MapStyle, Samples
 from influence_core.gradients.forms import Convolution, Form, Sum
 from influence_core.gradients.functions import (
     inner_products,
@@ -44,10 +44,12 @@ from influence_core.gradients.sweep import SweepReport, coverage, planned, sweep
 from influence_core.gradients.types import GradientError, Loss, MixedSamplesError, SelectionError
 
 __all__ = [
+    "Batched",
     "Block",
     "Choice",
     "Consumer",
     "Convolution",
+    "Data",
     "DenseProjection",
     "DiagonalMetric",
     "FactoredProjection",
@@ -55,7 +57,9 @@ __all__ = [
     "GradientError",
     "Gradients",
     "InnerProducts",
+    "Labelled",
     "Loss",
+    "MapStyle",
     "MeanGradient",
     "MeanSquares",
     "Metric",

@@ -3,11 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
+
+
+class Batched(Protocol):
+    """Gives many samples at once."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def batch(self, ids: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of some samples, in their order."""
+        ...
+
+
+class MapStyle(Protocol):
+    """Gives samples one by one: ``(input tensor, label)``."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """One sample."""
+        ...
+
+
+class Labelled(Batched, Protocol):
+    """Whose labels can be read without its inputs, and of which some can be taken."""
+
+    labels: Tensor
+
+    def subset(self, ids: Tensor, /) -> Batched:
+        """Some of the samples, in this order."""
+        ...
+
+
+Data = Batched | MapStyle | tuple[Tensor, Tensor]
+"""What the engine reads: a dataset of either kind, or inputs ``[N, ...]`` and labels ``[N, ...]``."""
 
 
 class Samples:
@@ -24,7 +62,7 @@ class Samples:
         ValueError: The numbers of inputs and labels differ, or the data is empty.
     """
 
-    def __init__(self, data: Any, labels: Tensor | None, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, data: Data, labels: Tensor | None, device: torch.device, dtype: torch.dtype) -> None:
         """See the class."""
         self._read, self._count = _reader(data)
         if self._count == 0:

@@ -15,6 +15,7 @@ from influence_core.gradients.consumers import (
     Projections,
     SquaredNorms,
 )
+from influence_core.gradients.data import Data
 from influence_core.gradients.metrics import Metric
 from influence_core.gradients.projections import Projection
 from influence_core.gradients.queries import Queries
@@ -22,7 +23,9 @@ from influence_core.gradients.sweep import sweep
 from influence_core.gradients.types import Loss
 
 
-def inner_products(model: nn.Module, loss: Loss, left: Any, right: Any, **options: Any) -> Tensor:
+def inner_products(
+    model: nn.Module, loss: Loss, left: Data, right: Data | Mapping[str, Tensor] | Queries, **options: Any
+) -> Tensor:
     """Inner products of the gradients of N samples with M queries.
 
     Args:
@@ -58,7 +61,7 @@ def inner_products(model: nn.Module, loss: Loss, left: Any, right: Any, **option
 
 
 def squared_norms(
-    model: nn.Module, loss: Loss, data: Any, metric: Metric | Mapping[str, Tensor] | None = None, **options: Any
+    model: nn.Module, loss: Loss, data: Data, metric: Metric | Mapping[str, Tensor] | None = None, **options: Any
 ) -> Tensor:
     """Squared norms of per-sample gradients, ``[N]``; see ``SquaredNorms`` for metrics and ``sweep`` for options."""
     consumer = SquaredNorms(metric)
@@ -66,28 +69,28 @@ def squared_norms(
     return consumer.result()
 
 
-def per_sample_gradients(model: nn.Module, loss: Loss, data: Any, **options: Any) -> dict[str, Tensor]:
+def per_sample_gradients(model: nn.Module, loss: Loss, data: Data, **options: Any) -> dict[str, Tensor]:
     """The gradients themselves, parameter name -> ``[N, *shape]``; see ``sweep`` for options."""
     consumer = Gradients()
     sweep(model, loss, data, [consumer], **options)
     return consumer.result()
 
 
-def mean_gradient(model: nn.Module, loss: Loss, data: Any, **options: Any) -> dict[str, Tensor]:
+def mean_gradient(model: nn.Module, loss: Loss, data: Data, **options: Any) -> dict[str, Tensor]:
     """The gradient of the mean loss, parameter name -> tensor of its shape; see ``sweep`` for options."""
     consumer = MeanGradient()
     sweep(model, loss, data, [consumer], **options)
     return consumer.result()
 
 
-def mean_squares(model: nn.Module, loss: Loss, data: Any, **options: Any) -> dict[str, Tensor]:
+def mean_squares(model: nn.Module, loss: Loss, data: Data, **options: Any) -> dict[str, Tensor]:
     """The mean of squared per-sample gradients (the diagonal empirical Fisher); see ``sweep`` for options."""
     consumer = MeanSquares()
     sweep(model, loss, data, [consumer], **options)
     return consumer.result()
 
 
-def project(model: nn.Module, loss: Loss, data: Any, projection: Projection, **options: Any) -> Tensor:
+def project(model: nn.Module, loss: Loss, data: Data, projection: Projection, **options: Any) -> Tensor:
     """Features ``[N, k]`` of per-sample gradients; see ``sweep`` for options."""
     consumer = Projections(projection)
     sweep(model, loss, data, [consumer], **options)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from influence_core.batches import batch_size_for
 from influence_core.gradients.contexts import plain_attention
-from influence_core.gradients.data import Samples
+from influence_core.gradients.data import Data, Samples
 from influence_core.gradients.fallback import whole_model_gradients
 from influence_core.gradients.forms import Convolution, Dense, Form, Outer
 from influence_core.gradients.guards import check_model
@@ -36,7 +35,7 @@ Reduce = Callable[[Tensor, Tensor, Tensor], Tensor]
 @torch.inference_mode(False)
 def output_grams(
     model: nn.Module,
-    data: Any,
+    data: Data,
     weights: Mapping[str, Tensor] | None = None,
     *,
     reduce: Reduce | None = None,

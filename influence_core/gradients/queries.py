@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from influence_core.gradients.block import Block, SampleGradients, SweepContext
 from influence_core.gradients.cost import prefers_ghost
+from influence_core.gradients.data import Data
 from influence_core.gradients.forms import Form
 from influence_core.gradients.layout import Layout
 from influence_core.gradients.linalg import long_cross_product
@@ -38,7 +39,7 @@ class Queries:
         self.names = (*forms, *rows)
 
     @classmethod
-    def record(cls, model: nn.Module, loss: Loss, data: Any, **options: Any) -> Queries:
+    def record(cls, model: nn.Module, loss: Loss, data: Data, **options: Any) -> Queries:
         """The gradients of a dataset.
 
         Args:

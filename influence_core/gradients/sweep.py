@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from influence_core.batches import batch_size_for
 from influence_core.gradients.block import Block, Consumer, SampleGradients, SweepContext
 from influence_core.gradients.contexts import plain_attention
 from influence_core.gradients.coverage import RuleCoverage
-from influence_core.gradients.data import Samples
+from influence_core.gradients.data import Data, Samples
 from influence_core.gradients.fallback import whole_model_gradients
 from influence_core.gradients.forms import Form
 from influence_core.gradients.guards import check_model
@@ -53,7 +52,7 @@ class SweepReport:
 def sweep(
     model: nn.Module,
     loss: Loss,
-    data: Any,
+    data: Data,
     consumers: Sequence[Consumer],
     *,
     parameters: Choice = None,

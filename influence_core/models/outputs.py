@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from influence_core.batches import samples_at_once
-from influence_core.data import LabelledDataset
 from influence_core.gradients.contexts import plain_attention
+from influence_core.gradients.data import Batched
 from influence_core.models.private import private
 from influence_core.progress import tick
 
 
 @torch.no_grad()
-def model_outputs(model: nn.Module, data: LabelledDataset, ids: Sequence[int] | Tensor | None = None) -> Tensor:
+def model_outputs(model: nn.Module, data: Batched, ids: Sequence[int] | Tensor | None = None) -> Tensor:
     """Outputs of a model in eval mode, in dataset order.
 
     Args:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from influence_core.curvature.vectors import Vectors
 from influence_core.errors import InvalidInput, NotSupported
-from influence_core.gradients import Metric, squared_norms
+from influence_core.gradients import Data, Labelled, Metric, squared_norms
 from influence_core.losses import Loss
 from influence_core.progress import track
 
@@ -88,7 +88,7 @@ class InverseCurvature(ABC):
         """
         raise NotSupported(f"{type(self).__name__} has no square root that is cheap")
 
-    def squared_norms(self, model: nn.Module, loss: Loss, data: Any) -> Tensor:
+    def squared_norms(self, model: nn.Module, loss: Loss, data: Data) -> Tensor:
         """``g' H^-1 g`` of every sample.
 
         Args:
@@ -101,7 +101,7 @@ class InverseCurvature(ABC):
         """
         return squared_norms(model, loss, data, self.metric())
 
-    def label_norms(self, model: nn.Module, loss: Loss, data: Any, labels: int, top: int | None = None) -> Tensor:
+    def label_norms(self, model: nn.Module, loss: Loss, data: Labelled, labels: int, top: int | None = None) -> Tensor:
         """The same with each label in the place of the given one, by a sweep for each label.
 
         Args:

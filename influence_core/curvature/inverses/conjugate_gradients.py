@@ -15,6 +15,7 @@ from influence_core.curvature.inverses.streamed import Streamed, absolute_dampin
 from influence_core.curvature.operators import CurvatureName
 from influence_core.curvature.vectors import flatten, unflatten
 from influence_core.errors import InvalidInput
+from influence_core.gradients import Data
 from influence_core.losses import Loss
 
 
@@ -39,7 +40,7 @@ class ConjugateGradients(Streamed):
         cls,
         model: nn.Module,
         loss: Loss,
-        data: Any,
+        data: Data,
         *,
         damping: float = 0.1,
         weight_decay: float = 0.0,

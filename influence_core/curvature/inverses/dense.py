@@ -14,6 +14,7 @@ from influence_core.curvature.inverses.kronecker import ROUNDING, inverted
 from influence_core.curvature.operators import CurvatureName, mean_diagonal, operator
 from influence_core.curvature.vectors import Shapes, flatten, unflatten
 from influence_core.errors import InvalidInput, NotSupported
+from influence_core.gradients import Data
 from influence_core.losses import Loss
 
 LARGEST = 4000
@@ -46,7 +47,7 @@ class DenseInverse(InverseCurvature):
         cls,
         model: nn.Module,
         loss: Loss,
-        data: Any,
+        data: Data,
         *,
         damping: float = 0.1,
         weight_decay: float = 0.0,

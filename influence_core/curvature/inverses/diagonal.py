@@ -14,7 +14,7 @@ from influence_core.curvature.inverses.kronecker import inverted
 from influence_core.curvature.labels import label_scores, squared_norms_of_labels
 from influence_core.curvature.outputs import Draw, at_outputs, linear_loss
 from influence_core.errors import InvalidInput
-from influence_core.gradients import DiagonalMetric, mean_squares
+from influence_core.gradients import Data, DiagonalMetric, Labelled, mean_squares
 from influence_core.losses import Loss
 
 
@@ -41,7 +41,7 @@ class DiagonalInverse(InverseCurvature):
         cls,
         model: nn.Module,
         loss: Loss,
-        data: Any,
+        data: Data,
         *,
         damping: float = 1e-3,
         weight_decay: float = 0.0,
@@ -105,6 +105,6 @@ class DiagonalInverse(InverseCurvature):
         """Square roots, entry by entry."""
         return DiagonalInverse({name: w.sqrt() for name, w in self.weights.items()}, self.damping, self.weight_decay)
 
-    def label_norms(self, model: nn.Module, loss: Loss, data: Any, labels: int, top: int | None = None) -> Tensor:
+    def label_norms(self, model: nn.Module, loss: Loss, data: Labelled, labels: int, top: int | None = None) -> Tensor:
         """As for every inverse, but from one pass: the Gram matrix of a sample's outputs answers for all labels."""
         return label_scores(model, loss, data, self.weights, labels, squared_norms_of_labels, top)

@@ -14,6 +14,7 @@ from influence_core.curvature.lanczos import lanczos
 from influence_core.curvature.operators import CurvatureName, mean_diagonal, operator
 from influence_core.curvature.vectors import Vectors, flatten, unflatten
 from influence_core.errors import InvalidInput
+from influence_core.gradients import Labelled
 from influence_core.losses import Loss
 
 
@@ -42,7 +43,7 @@ class LeadingEigenpairs(InverseCurvature):
         cls,
         model: nn.Module,
         loss: Loss,
-        data: Any,
+        data: Labelled,
         *,
         damping: float = 0.1,
         weight_decay: float = 0.0,

@@ -15,7 +15,7 @@ from influence_core.curvature.kronecker import Layer
 from influence_core.curvature.outputs import Draw
 from influence_core.curvature.vectors import Vectors
 from influence_core.errors import InvalidInput
-from influence_core.gradients import Block, SweepContext
+from influence_core.gradients import Block, Data, SweepContext
 from influence_core.losses import Loss
 
 ROUNDING = 1e-10
@@ -54,7 +54,7 @@ class KroneckerInverse(InverseCurvature):
         cls,
         model: nn.Module,
         loss: Loss,
-        data: Any,
+        data: Data,
         *,
         damping: float = 0.1,
         weight_decay: float = 0.0,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from influence_core.curvature.inverses.base import InverseCurvature, Solved
 from influence_core.errors import InvalidInput
-from influence_core.gradients import Block, Consumer, SweepContext, per_sample_gradients, sweep
+from influence_core.gradients import Block, Consumer, Labelled, SweepContext, per_sample_gradients, sweep
 from influence_core.losses import Loss
 from influence_core.progress import track
 
@@ -39,13 +39,15 @@ class MeanOfInverses(InverseCurvature):
 
     model: nn.Module
     loss: Loss
-    data: Any
+    data: Labelled
     norms: Mapping[str, Tensor]
     damping: Mapping[str, float]
     weight_decay: float
 
     @classmethod
-    def fit(cls, model: nn.Module, loss: Loss, data: Any, *, damping: float = 0.1, weight_decay: float = 0.0) -> Self:
+    def fit(
+        cls, model: nn.Module, loss: Loss, data: Labelled, *, damping: float = 0.1, weight_decay: float = 0.0
+    ) -> Self:
         """One sweep for the norms.
 
         Args:

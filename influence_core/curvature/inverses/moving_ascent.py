@@ -24,6 +24,7 @@ from influence_core.curvature.lanczos import largest_eigenvalue
 from influence_core.curvature.operators import CurvatureName, Operator, operator
 from influence_core.curvature.solution import Product
 from influence_core.curvature.vectors import Vectors, flatten, unflatten
+from influence_core.gradients import Data
 from influence_core.losses import Loss
 
 RESTART = 50
@@ -58,7 +59,7 @@ class MovingAscent(InverseCurvature):
     perturbed: nn.Module
     ascent: Ascent
     loss: Loss
-    data: Any
+    data: Data
     curvature: CurvatureName
     weight_decay: float
     damping: float
@@ -75,7 +76,7 @@ class MovingAscent(InverseCurvature):
         perturbed: nn.Module,
         ascent: Ascent,
         loss: Loss,
-        data: Any,
+        data: Data,
         *,
         damping: float = 0.1,
         weight_decay: float = 0.0,

@@ -14,6 +14,7 @@ from influence_core.curvature.lanczos import largest_eigenvalue
 from influence_core.curvature.neumann import neumann
 from influence_core.curvature.operators import CurvatureName
 from influence_core.curvature.vectors import flatten, unflatten
+from influence_core.gradients import Data
 from influence_core.losses import Loss
 
 HEADROOM = 1.2
@@ -41,7 +42,7 @@ class NeumannSeries(Streamed):
         cls,
         model: nn.Module,
         loss: Loss,
-        data: Any,
+        data: Data,
         *,
         damping: float = 0.1,
         weight_decay: float = 0.0,

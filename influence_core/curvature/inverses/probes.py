@@ -14,7 +14,7 @@ from influence_core.curvature.inverses.base import InverseCurvature
 from influence_core.curvature.labels import label_slopes
 from influence_core.curvature.outputs import linear_loss
 from influence_core.curvature.vectors import Vectors
-from influence_core.gradients import inner_products
+from influence_core.gradients import Data, Labelled, inner_products
 from influence_core.losses import Loss
 from influence_core.models import model_outputs
 from influence_core.progress import track
@@ -66,12 +66,12 @@ class Probes:
         """R."""
         return len(next(iter(self.vectors.values())))
 
-    def squared_norms(self, model: nn.Module, loss: Loss, data: Any) -> Tensor:
+    def squared_norms(self, model: nn.Module, loss: Loss, data: Data) -> Tensor:
         """Estimates for every sample, ``[N]``, in one sweep."""
         products = inner_products(model, loss, data, self._both())
         return (products[:, : self.count] * products[:, self.count :]).mean(1)
 
-    def label_norms(self, model: nn.Module, loss: Loss, data: Any, labels: int, top: int | None = None) -> Tensor:
+    def label_norms(self, model: nn.Module, loss: Loss, data: Labelled, labels: int, top: int | None = None) -> Tensor:
         r"""Estimates for every label, from one sweep for each output.
 
         With :math:`J` the gradients of the outputs, :math:`g_k = J^\top r_k`: the products of J with probes and solved

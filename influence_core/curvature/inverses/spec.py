@@ -18,6 +18,7 @@ from influence_core.curvature.inverses.kronecker import KroneckerInverse
 from influence_core.curvature.inverses.mean_of_inverses import MeanOfInverses
 from influence_core.curvature.inverses.neumann_series import NeumannSeries
 from influence_core.errors import InvalidInput
+from influence_core.gradients import Data
 from influence_core.losses import Loss
 
 INVERSES: dict[str, type[InverseCurvature]] = {
@@ -63,7 +64,7 @@ class InverseSpec:
             if option not in allowed:
                 raise InvalidInput(f"the inverse {self.name!r} has no option {option!r}; it has {', '.join(allowed)}")
 
-    def fit(self, model: nn.Module, loss: Loss, data: Any, **defaults: Any) -> InverseCurvature:
+    def fit(self, model: nn.Module, loss: Loss, data: Data, **defaults: Any) -> InverseCurvature:
         """Fit it.
 
         Args:

@@ -9,6 +9,7 @@ from torch import nn
 
 from influence_core.curvature.inverses.base import InverseCurvature, check_damping
 from influence_core.curvature.operators import CurvatureName, Operator, mean_diagonal, operator
+from influence_core.gradients import Data
 from influence_core.losses import Loss
 
 
@@ -27,7 +28,7 @@ class Streamed(InverseCurvature):
 
     model: nn.Module
     loss: Loss
-    data: Any
+    data: Data
     curvature: CurvatureName
     weight_decay: float
     damping: float
@@ -43,7 +44,7 @@ class Streamed(InverseCurvature):
         return {"damping": self.damping, "weight_decay": self.weight_decay}
 
 
-def absolute_damping(relative: float, model: nn.Module, loss: Loss, data: Any) -> float:
+def absolute_damping(relative: float, model: nn.Module, loss: Loss, data: Data) -> float:
     """A damping relative to the mean diagonal of the Gauss-Newton matrix, as a number.
 
     Args:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from influence_core.batches import OUTPUT_MATRICES, id_batches
 from influence_core.errors import InvalidInput
-from influence_core.gradients import Samples, plain_attention
+from influence_core.gradients import Data, Samples, plain_attention
 from influence_core.losses import Loss
 from influence_core.models.private import private
 
@@ -70,7 +70,7 @@ class Masks(Mapping[str, Tensor]):
         return f"Masks({parts})"
 
 
-def choose(selector: str, ratio: float, model: nn.Module, loss: Loss, data: Any, seed: int = 0) -> dict[str, Tensor]:
+def choose(selector: str, ratio: float, model: nn.Module, loss: Loss, data: Data, seed: int = 0) -> dict[str, Tensor]:
     r"""Masks of the parameters that a selector chooses, layer by layer.
 
     Of every trainable ``Linear`` and ``Conv`` layer with p weights and biases, :math:`k = \lfloor\rho p\rfloor` are
@@ -192,7 +192,7 @@ def _threshold(layer: _Layer, strength: Tensor, count: int, generator: torch.Gen
     return row
 
 
-def _strengths(model: nn.Module, loss: Loss, data: Any, gradients: bool) -> dict[str, Tensor]:
+def _strengths(model: nn.Module, loss: Loss, data: Data, gradients: bool) -> dict[str, Tensor]:
     """Layer name -> absolute mean of each unit's output, or of its derivative, float64 [units]."""
     model = private(model)  # hooks go nowhere
     totals: dict[str, Tensor] = {}
