@@ -132,7 +132,7 @@ class PartialEdit(Estimator):
         scale, judged = self._scaled(step, change)
         facts = {
             "changed": int(chosen.sum()),
-            "parameters": product.size,
+            "changeable": product.size,
             "residual": found.residual,
             "iterations": found.iterations,
             "converged": found.converged,
