@@ -143,6 +143,9 @@ def test_the_answer_says_what_it_is(cls):
     assert [meta[k] for k in ("removed", "relabelled", "reweighted")] == [4, 2, 3]
     assert meta["seconds"] > 0
     assert "residual" in meta
+    if "changed" in meta:
+        assert 0 < meta["changed"] <= meta["changeable"] == sum(p.numel() for p in made.model.parameters())
+        assert isinstance(meta["scale"], float)
     if hasattr(estimator, "tolerance"):
         assert 0 <= meta["residual"] < 1
         assert {"iterations", "converged"} <= meta.keys()
@@ -226,11 +229,10 @@ def test_top_gradients_look_at_what_is_added():
 
 
 def test_a_solver_that_stops_early_says_so_in_the_answer():
+    new = {3: (int(small().train.labels[3]) + 1) % 3}
     for cls in (ConjugateGradient, SAMHIF):
         with pytest.warns(UserWarning, match="relative residual"):
-            change = (
-                cls(max_iterations=2).fit(small()).parameter_change(relabel={3: (int(small().train.labels[3]) + 1) % 3})
-            )
+            change = cls(max_iterations=2).fit(small()).parameter_change(relabel=new)
         assert not change.meta["converged"]
         assert any("relative residual" in sentence for sentence in change.meta["warnings"])
 
