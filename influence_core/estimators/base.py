@@ -248,7 +248,11 @@ class Estimator(ABC):
     ) -> ParameterChange:
         """How the weights would change if the training set did: ``study.edited(change)`` is the edited study.
 
-        All that is asked for happens together; an image may get a new label and a new weight at once.
+        All that is asked for happens together; an image may get a new label and a new weight at once. The influence
+        functions, SAM's and ``SAMGIF`` add up: the change for a mix is the sum of those for its parts, and a weight of
+        2 is minus a removal. ``GIF``, ``FIF`` and ``PIF`` take the curvature of what is left, and do not. The mean loss
+        keeps its divisor N, however many images are left: see ``estimators.changes`` before comparing with a training
+        on fewer images.
 
         Args:
             remove: ids of training images to leave out.
@@ -269,9 +273,9 @@ class Estimator(ABC):
             found = asked._parameter_change(change)
         answer = found if isinstance(found, Changed) else Changed(found)
         what = {
-            "removed": int((change.weights == 0).sum()),
-            "relabelled": int((change.labels != change.given).sum()),
-            "reweighted": int(((change.weights != 1) & (change.weights != 0)).sum()),
+            "removed": int(change.removed.sum()),
+            "relabelled": int(change.relabelled.sum()),
+            "reweighted": int(change.reweighted.sum()),
         }
         meta = asked._meta(cost, what | dict(answer.facts))
         return ParameterChange({name: delta.detach() for name, delta in answer.change.items()}, meta)

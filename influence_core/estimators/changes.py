@@ -8,12 +8,16 @@ losses with factors,
 A removal is one term with :math:`f = -1` and the given label; a new label is that and one with :math:`f = 1` and the
 new label; a weight w is one with :math:`f = w - 1`. To first order the minimum moves by
 :math:`-H^{-1}\frac1N\sum_t f_t\nabla\ell_t`, whatever the mix.
+
+N stays N: the loss of what is left is :math:`\frac1N\sum_n w_n\ell_n + \frac\lambda2\lVert\theta\rVert^2`. Who trains
+anew on the n images that are left, on their *mean* loss, divides by n instead, which is the same as training with
+:math:`\lambda n/N`: to compare, give that training the weight decay :math:`\lambda N/n`. It matters for large groups.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -32,8 +36,8 @@ class DataChange:
     """A change of the training set.
 
     Attributes:
-        ids: the images whose label or weight changes, int64 [n], ascending.
-        labels: their labels afterwards, int64 [n].
+        ids: the images whose label or weight changes, and no others, int64 [n], ascending.
+        labels: their labels afterwards, int64 [n]; the given ones where an image is removed.
         weights: their weights afterwards, float64 [n]; 0 where an image is removed.
         given: their labels before, int64 [n].
         size: N, images in the training set.
@@ -46,9 +50,19 @@ class DataChange:
     size: int
 
     @property
-    def only_removes(self) -> bool:
-        """Whether it is a removal and nothing else."""
-        return bool((self.weights == 0).all())
+    def removed(self) -> Tensor:
+        """Which of the images are left out, boolean [n]."""
+        return self.weights == 0
+
+    @property
+    def relabelled(self) -> Tensor:
+        """Which of the images stay, with another label, boolean [n]."""
+        return self.labels != self.given
+
+    @property
+    def reweighted(self) -> Tensor:
+        """Which of the images stay, with another weight, boolean [n]."""
+        return (self.weights != 1) & ~self.removed
 
     def terms(self) -> tuple[Tensor, Tensor, Tensor]:
         """The losses that are added.
@@ -56,13 +70,10 @@ class DataChange:
         Returns:
             Ids int64 [T], labels int64 [T] and factors f float64 [T]; the terms with the given labels come first.
         """
-        relabelled = self.labels != self.given
-        gone = torch.where(relabelled, torch.full_like(self.weights, -1.0), self.weights - 1.0)
-        first = gone != 0
-        second = relabelled & (self.weights != 0)
-        ids = torch.cat([self.ids[first], self.ids[second]])
-        labels = torch.cat([self.given[first], self.labels[second]])
-        return ids, labels, torch.cat([gone[first], self.weights[second]])
+        new = self.relabelled
+        factors = torch.where(new, torch.full_like(self.weights, -1.0), self.weights - 1.0)
+        ids = torch.cat([self.ids, self.ids[new]])
+        return ids, torch.cat([self.given, self.labels[new]]), torch.cat([factors, self.weights[new]])
 
     def of(self, ids: Tensor) -> DataChange:
         """The part of the change that is about some images.
@@ -113,24 +124,26 @@ def data_change(
     Raises:
         InvalidInput: if nothing changes, an id, label or weight makes no sense, or an image is named twice.
     """
-    removed = _ids([] if remove is None else remove, len(data), empty=remove is None)
-    labels = {_id(i, len(data), "relabel"): _label(label, data, classes) for i, label in (relabel or {}).items()}
-    weights = {_id(i, len(data), "weight"): _weight(i, w) for i, w in (weight or {}).items()}
-    for what, named in (("a new label", labels), ("a new weight", weights)):
-        both = sorted(named.keys() & set(removed))
+    removed = _removed(remove, len(data))
+    labels = {i: _label(label, data, classes) for i, label in _by_id(relabel, len(data), "relabel", "{3: 1}").items()}
+    weights = {i: _weight(i, w) for i, w in _by_id(weight, len(data), "weight", "{3: 0.5}").items()}
+    for what, others in (("a new label", labels.keys()), ("a new weight", weights.keys())):
+        both = sorted(others & set(removed))
         if both:
             raise InvalidInput(f"training image {both[0]} is to be removed and to get {what}: choose one of the two")
-    ids = torch.tensor(sorted({*removed, *labels, *weights}), dtype=torch.long)
-    if not len(ids):
+    weights |= dict.fromkeys(removed, 0.0)
+    named = torch.tensor(sorted({*labels, *weights}), dtype=torch.long)
+    if not len(named):
         raise InvalidInput("nothing changes: give remove=[3, 17], relabel={5: 2} or weight={9: 0.5}")
-    given = data.labels[ids]
-    after = torch.tensor([labels.get(i, int(y)) for i, y in zip(ids.tolist(), given, strict=True)], dtype=torch.long)
-    gone = set(removed)
-    factors = torch.tensor([0.0 if i in gone else weights.get(i, 1.0) for i in ids.tolist()], dtype=torch.float64)
-    change = DataChange(ids, after, factors, given, len(data))
-    if not len(change.terms()[0]):
+    given, factors = data.labels.clone(), torch.ones(len(data), dtype=torch.float64)
+    after = given.clone()
+    after[list(labels)] = torch.tensor(list(labels.values()), dtype=torch.long)
+    factors[list(weights)] = torch.tensor(list(weights.values()), dtype=torch.float64)
+    after = torch.where(factors == 0, given, after)
+    ids = named[((after != given) | (factors != 1))[named]]
+    if not len(ids):
         raise InvalidInput("nothing changes: every new label is the given one, and every new weight is 1")
-    return change
+    return DataChange(ids, after[ids], factors[ids], given[ids], len(data))
 
 
 @dataclass(frozen=True)
@@ -194,21 +207,38 @@ def checked_ids(given: Any, size: int, split: str) -> Tensor:
     return ids.to(torch.long)
 
 
-def _ids(given: Any, size: int, empty: bool) -> list[int]:
-    if empty:
-        return []
+def _removed(given: Any, size: int) -> list[int]:
+    scalar = isinstance(given, Tensor) and given.dim() == 0
+    if given is None or (isinstance(given, Sized) and not scalar and len(given) == 0):
+        return []  # a list that happens to be empty, beside new labels, is no mistake
     ids = checked_ids(given, size, "training")
     if len(ids.unique()) < len(ids):
         raise InvalidInput(f"of the {len(ids)} training ids to remove some are given twice; give each once")
     return ids.tolist()
 
 
-def _id(given: Any, size: int, what: str) -> int:
-    if isinstance(given, bool) or not isinstance(given, Integral):
-        raise InvalidInput(f"{what} names the training image {given!r}; give integers such as {what}={{3: 1}}")
-    if not 0 <= int(given) < size:
-        raise InvalidInput(f"there is no training image {given}; ids go from 0 to {size - 1}")
-    return int(given)
+def _by_id(given: Any, size: int, what: str, example: str) -> dict[int, Any]:
+    """What is given for each training image."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InvalidInput(f"{what} is {given!r}; give a dict by training image, such as {what}={example}")
+    found: dict[int, Any] = {}
+    for key, value in given.items():
+        index = _plain(key)
+        if isinstance(index, bool) or not isinstance(index, Integral):
+            raise InvalidInput(f"{what} names the training image {key!r}; give integers such as {what}={example}")
+        if not 0 <= int(index) < size:
+            raise InvalidInput(f"there is no training image {int(index)}; ids go from 0 to {size - 1}")
+        if int(index) in found:
+            raise InvalidInput(f"{what} names the training image {int(index)} twice; give each once")
+        found[int(index)] = _plain(value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """The number in a tensor that is one, such as ``labels[3]``."""
+    return value.item() if isinstance(value, Tensor) and value.dim() == 0 else value
 
 
 def _label(given: Any, data: LabelledDataset, classes: int) -> int:
@@ -222,7 +252,7 @@ def _label(given: Any, data: LabelledDataset, classes: int) -> int:
     return int(given)
 
 
-def _weight(index: Any, given: Any) -> float:
+def _weight(index: int, given: Any) -> float:
     if isinstance(given, bool) or not isinstance(given, Real) or not 0 <= float(given) < math.inf:
         raise InvalidInput(f"the new weight of training image {index} is {given!r}; expected a number of 0 or more")
     return float(given)

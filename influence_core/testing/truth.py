@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from influence_core.testing.problems import (
     minimum,
     network_study,
 )
-from influence_core.testing.tools import assert_same
+from influence_core.testing.tools import assert_same, changed
 
 _EXTREME = 5
 """How many of the 48 images with the highest and the lowest scores are looked at."""
@@ -63,16 +65,20 @@ def biases_count(subject: Subject) -> None:
 
 @check("parameter_change")
 def parameter_change_fits_the_model(subject: Subject) -> None:
-    """The change of the weights fits the model, changes some of them, and does not depend on the order of the ids."""
+    """The change of the weights fits the model and changes some; ids have no order, and a weight of 0 removes."""
     study = network_study()
     estimator = subject.make().fit(study)
     whole = estimator.parameter_change([3, 7, 11])
     study.edited(whole)  # refuses names and shapes that do not fit
     assert any(bool(change.any()) for change in whole.values()), "removing images changes no weight"
-    found = {name: change.double() for name, change in estimator.parameter_change([11, 3, 7]).items()}
-    expected = {name: change.double() for name, change in whole.items()}
-    assert found.keys() == expected.keys(), "the same images in another order change other parameters"
-    assert_same(found, expected, max(subject.tolerance, 1e-6), "the same images were removed in another order")
+    other = estimator.parameter_change([11, 3, 7])
+    weights = estimator.parameter_change(remove=[11], weight={3: 0.0, 7: 0.0, 5: 1.0})
+    for found, why in (
+        (other, "the same images were removed in another order"),
+        (weights, "two of the images were given the weight 0 instead, and a fourth one its own weight of 1"),
+    ):
+        assert found.keys() == whole.keys(), f"{why}, and other parameters change"
+        assert_same(_double(found), _double(whole), max(subject.tolerance, 1e-6), why)
 
 
 @check("parameter_change", exemptable=True)
@@ -80,10 +86,31 @@ def parameter_change_of_a_group(subject: Subject) -> None:
     """The change for a set of images is the sum of the changes for each."""
     estimator = subject.make().fit(network_study())
     whole = estimator.parameter_change([3, 7, 11])
-    parts = [estimator.parameter_change([i]) for i in (3, 7, 11)]
-    total = {name: torch.stack([part[name].double() for part in parts]).sum(0) for name in parts[0]}
-    found = {name: change.double() for name, change in whole.items()}
-    assert_same(found, total, max(subject.tolerance, 1e-6), "three images were removed together instead of one by one")
+    parts = [_double(estimator.parameter_change([i])) for i in (3, 7, 11)]
+    total = {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
+    assert_same(
+        _double(whole), total, max(subject.tolerance, 1e-6), "three images were removed together instead of one by one"
+    )
+
+
+@check("parameter_change", exemptable=True)
+def parameter_change_of_a_mix(subject: Subject) -> None:
+    """Removals, new labels and new weights in one call add up, and a weight is a factor of what it weighs."""
+    study = network_study()
+    estimator = subject.make().fit(study)
+    new = {i: (int(study.train.labels[i]) + 1) % study.num_classes for i in (7, 11)}
+    whole = estimator.parameter_change(remove=[3], relabel=new, weight={5: 2.5, 11: 0.5})
+    gone = {i: _double(estimator.parameter_change([i])) for i in (3, 5, 7, 11)}
+    renamed = {i: _double(estimator.parameter_change(relabel={i: label})) for i, label in new.items()}
+    total = {n: gone[3][n] - 1.5 * gone[5][n] + renamed[7][n] + (gone[11][n] + renamed[11][n]) / 2 for n in gone[3]}
+    why = "an image was removed, two got new labels, and two new weights, all in one call instead of one by one"
+    assert_same(_double(whole), total, max(subject.tolerance, 1e-6), why)
+    same = [i for i in new if not changed(gone[i], renamed[i])]
+    assert not same, f"giving image {same[0]} another label changes the weights as if it were removed"
+
+
+def _double(change: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: delta.double() for name, delta in change.items()}
 
 
 @check("influence", "parameter_change", exemptable=True)
@@ -103,20 +130,26 @@ def parameter_change_is_the_influence(subject: Subject) -> None:
 def parameter_change_against_retraining(subject: Subject) -> None:
     """In a convex model the weights change towards the retrained ones; where scores are in nats, they come nearer.
 
-    Where only some weights change, they are compared with retraining these weights alone.
+    Without the wrong labels, and with the right ones in their place. Where only some weights change, they are compared
+    with retraining these weights alone.
     """
     study = convex_study()
-    removed = study.train.corrupted
-    assert removed is not None
-    estimator = subject.make().fit(study)
-    edited_study = study.edited(estimator.parameter_change(removed.nonzero().flatten()))
-    edited, before = _flat(edited_study.model), _flat(study.model)
-    wanted = _flat(minimum(study.train.subset(~removed), study.model, free=edited != before))
-    cosine = float(torch.cosine_similarity(edited - before, wanted - before, dim=0))
-    assert cosine > 0.5, f"without the wrong labels the weights move in another direction: the cosine is {cosine:.2f}"
-    if estimator.scales.get("influence") == "nats":
-        far, near = float((before - wanted).norm()), float((edited - wanted).norm())
-        assert near < far, f"retrained without the wrong labels, the weights move by {far:.3g}; {near:.3g} are missed"
+    wrong, right = study.train.corrupted, study.train.true_labels
+    assert wrong is not None
+    assert right is not None
+    ids, estimator = wrong.nonzero().flatten(), subject.make().fit(study)
+    new = dict(zip(ids.tolist(), right[ids].tolist(), strict=True))
+    for change, train, what in (
+        (estimator.parameter_change(ids), study.train.subset(~wrong), "without the wrong labels"),
+        (estimator.parameter_change(relabel=new), study.train.with_labels(right), "with right labels for wrong ones"),
+    ):
+        edited, before = _flat(study.edited(change).model), _flat(study.model)
+        wanted = _flat(minimum(train, study.model, free=edited != before))
+        cosine = float(torch.cosine_similarity(edited - before, wanted - before, dim=0))
+        assert cosine > 0.5, f"{what} the weights move in another direction: the cosine is {cosine:.2f}"
+        if estimator.scales.get("influence") == "nats":
+            far, near = float((before - wanted).norm()), float((edited - wanted).norm())
+            assert near < far, f"retrained {what}, the weights move by {far:.3g}; {near:.3g} are missed"
 
 
 def _flat(model: nn.Module) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -110,6 +110,39 @@ class ChangeOfNothing(Sound):
 class ChangeOfTheFirst(Sound):
     def _parameter_change(self, change):
         return super()._parameter_change(change.of(change.ids[:1]))
+
+
+class ChangeNeverQuiteRemoves(Sound):
+    def parameter_change(self, remove=None, *, relabel=None, weight=None):
+        weight = {i: max(w, 0.1) for i, w in (weight or {}).items()}
+        return super().parameter_change(remove, relabel=relabel, weight=weight)
+
+
+class ChangeIgnoresWeights(Sound):
+    def _parameter_change(self, change):
+        return super()._parameter_change(replace(change, weights=(change.weights != 0).double()))
+
+
+class ChangeForgetsNewLabels(Sound):
+    def _parameter_change(self, change):
+        gone = torch.where(change.relabelled, 0.0, change.weights)
+        return super()._parameter_change(replace(change, labels=change.given, weights=gone))
+
+
+class ChangeWithoutTheNewWeightOfANewLabel(Sound):
+    def _parameter_change(self, change):
+        return super()._parameter_change(replace(change, weights=torch.where(change.relabelled, 1.0, change.weights)))
+
+
+class ChangeOfOnlyRemovals(Sound):
+    def _parameter_change(self, change):
+        gone = change.ids[change.removed]
+        return super()._parameter_change(change.of(gone) if len(gone) else change)
+
+
+class ChangeTowardsOldLabels(Sound):
+    def _parameter_change(self, change):
+        return super()._parameter_change(replace(change, labels=change.given, given=change.labels))
 
 
 class ChangeForgetsOnLoading(Sound):
@@ -413,9 +446,15 @@ CAUGHT = [
     (ChangeForAdding, "parameter_change_against_retraining"),
     (ChangeOfNothing, "parameter_change_fits_the_model"),
     (ChangeOfTheFirst, "parameter_change_of_a_group"),
+    (ChangeNeverQuiteRemoves, "parameter_change_fits_the_model"),
     (ChangePerBatch, "batch_size"),
     (ChangeForgetsOnLoading, "save_and_load"),
     (ChangeOfTheMean, "parameter_change_of_a_group"),
+    (ChangeIgnoresWeights, "parameter_change_of_a_mix"),
+    (ChangeForgetsNewLabels, "parameter_change_of_a_mix"),
+    (ChangeWithoutTheNewWeightOfANewLabel, "parameter_change_of_a_mix"),
+    (ChangeOfOnlyRemovals, "parameter_change_of_a_mix"),
+    (ChangeTowardsOldLabels, "parameter_change_against_retraining"),
     (ChangeWithoutN, "parameter_change_is_the_influence"),
     (Trusting, "planted_wrong_labels"),
     (WorstLabel, "suggested_labels"),

@@ -46,8 +46,8 @@ class PartialEdit(Estimator):
 
     New labels and weights are the same with another loss that is left: :math:`r g` is minus the sum of the gradients
     that are added, over the n images that stay, and H is that of their new losses,
-    :math:`\frac1n\sum_n f_n\nabla^2\ell_n + \frac{|S|}n\lambda I`. For a quadratic loss the
-    step is exact for any mix of the three.
+    :math:`\frac1n\sum_i w_i\nabla^2\ell_i + \frac{|S|}n\lambda I` with their new weights. For a quadratic loss the step
+    is exact for any mix of the three. Selectors look at the images concerned, "top_gradients" at the sum that is added.
 
     Args:
         selector: "top_outputs", "top_gradients", "threshold" or "random" (see ``choose`` in ``selectors.py``), or a
@@ -56,9 +56,9 @@ class PartialEdit(Estimator):
         solver: "least_squares" for reorthogonalised LSQR, or "neumann" for the paper's truncated series.
         scale: factor of the step, or "validation": the one of 1/16, 1/8, ..., 256 with the best ``modified_f1``, of the
             accuracy on the removed images and on the validation images whose class is still trained on; the smallest
-            of equals. Images with a new label count as removed, with the label that they had; a change that only gives
-            new weights forgets nothing, so that it needs a number here. The paper and its code choose it on the test
-            set. A warning says if no edit does better than none.
+            of equals. An image with a new label is dealt with once that is predicted, as a removed one is once its
+            given label is not; a change that only gives new weights forgets nothing, so that it needs a number here.
+            The paper and its code choose it on the test set. A warning says if no edit does better than none.
         damping: :math:`\delta` of a penalty :math:`\delta^2\lVert\Delta\rVert^2`, a curvature.
         tolerance: for least squares, on the gradient of what is minimised relative to that at 0; for the series, on its
             last change for each chosen weight, absolute.
@@ -71,9 +71,10 @@ class PartialEdit(Estimator):
     reasons: ClassVar[dict[str, str]] = dict.fromkeys(
         ("influence", "self_influence", "mislabel_scores", "label_influence"), _NO_SCORES
     )
-    exempt: ClassVar[dict[str, str]] = {
-        "parameter_change_of_a_group": "the curvature is that of the images that stay, which are others for each group"
-    }
+    exempt: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("parameter_change_of_a_group", "parameter_change_of_a_mix"),
+        "the curvature is that of what is left, which is another for each group",
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"validation"})
     cost: ClassVar[str] = "iterations x 2 x 3 N backward"
 
@@ -116,11 +117,11 @@ class PartialEdit(Estimator):
 
     def _parameter_change(self, change: DataChange) -> Changed:
         study = self.study_
+        self._check_scale(change)
         left, labels, weights = change.changed_loss(study.train)
         if not len(left):
             raise InvalidInput(f"all {change.size} training images are to be removed; the curvature needs some left")
-        concerned = study.train.subset(change.ids)
-        masks = self._masks(concerned)
+        masks = self._masks(change)
         product = self._curvature(change, left, labels, weights)
         chosen = self._row(masks, product)
         terms = study.train.subset(change.terms()[0])
@@ -132,7 +133,7 @@ class PartialEdit(Estimator):
         scale, judged = self._scaled(step, change)
         facts = {
             "changed": int(chosen.sum()),
-            "parameters": product.size,
+            "changeable": product.size,
             "residual": found.residual,
             "iterations": found.iterations,
             "converged": found.converged,
@@ -151,7 +152,7 @@ class PartialEdit(Estimator):
         inputs = _WithRows(data, torch.stack([labels.double(), weights], dim=1))
         return Hessian(study.model, Weighted(study.loss), inputs, weight_decay=decay)
 
-    def _masks(self, concerned: Any) -> dict[str, Tensor]:
+    def _masks(self, change: DataChange) -> dict[str, Tensor]:
         study = self.study_
         if isinstance(self.selector, Masks):
             selection = select(study.model, self.selector)
@@ -159,6 +160,11 @@ class PartialEdit(Estimator):
                 name: selection.masks.get(name, torch.ones_like(p, dtype=torch.bool))
                 for name, p in selection.parameters.items()
             }
+        if self.selector == "top_gradients":
+            ids, labels, factors = change.terms()
+            added = _WithRows(study.train.subset(ids), torch.stack([labels.double(), factors], dim=1))
+            return choose("top_gradients", self.ratio, study.model, Weighted(study.loss), added, self.seed)
+        concerned = study.train.subset(change.ids)
         return choose(str(self.selector), self.ratio, study.model, study.loss, concerned, self.seed)
 
     def _row(self, masks: Mapping[str, Tensor], product: Hessian) -> Tensor:
@@ -172,17 +178,20 @@ class PartialEdit(Estimator):
         most = self.max_iterations
         return solve(block, target, damping=self.damping, tolerance=self.tolerance, max_iterations=most)
 
-    def _scaled(self, step: dict[str, Tensor], change: DataChange) -> tuple[float, dict[str, Any]]:
-        """The factor of the step, and how it was judged."""
-        if not isinstance(self.scale, str):
-            return self.scale, {}
-        forgotten = change.ids[(change.weights == 0) | (change.labels != change.given)]
-        if not len(forgotten):
+    def _check_scale(self, change: DataChange) -> None:
+        if isinstance(self.scale, str) and not bool((change.removed | change.relabelled).any()):
             raise InvalidInput(
                 "the scale of an edit is chosen by what it forgets, and new weights alone forget nothing: give a "
                 f"number, {type(self).__name__}(scale=1.0)"
             )
-        scale, best, before = validated_scale(self.study_, step, forgotten, removed=change.ids[change.weights == 0])
+
+    def _scaled(self, step: dict[str, Tensor], change: DataChange) -> tuple[float, dict[str, Any]]:
+        """The factor of the step, and how it was judged."""
+        if not isinstance(self.scale, str):
+            return self.scale, {}
+        new = change.relabelled
+        labels = dict(zip(change.ids[new].tolist(), change.labels[new].tolist(), strict=True))
+        scale, best, before = validated_scale(self.study_, step, change.ids[change.removed], labels)
         facts: dict[str, Any] = {"f1": best, "f1_without_edit": before}
         if best < before:
             said = (

@@ -16,17 +16,18 @@ SCALES = tuple(2.0**power for power in range(-4, 9))
 
 
 def validated_scale(
-    study: Study, change: Mapping[str, Tensor], forgotten: Tensor, removed: Tensor | None = None
+    study: Study, change: Mapping[str, Tensor], removed: Tensor, relabelled: Mapping[int, int] | None = None
 ) -> tuple[float, float, float]:
     """The factor of a change of weights with the best ``modified_f1`` on the validation set, out of ``SCALES``.
 
-    Validation images count whose class is still among the training images.
+    A removed image is dealt with once its given label is no longer predicted, one with a new label once that is:
+    a third label will not do. Validation images count whose class is among the training images afterwards.
 
     Args:
         study: with a validation set.
         change: parameter name -> what to add, for any estimator's ``parameter_change``.
-        forgotten: ids of the training images whose given label is to be forgotten.
-        removed: those of them that are left out of the training set; all by default.
+        removed: ids of the training images that are left out, int64 [n].
+        relabelled: id -> new label of those that have another one.
 
     Returns:
         The factor (the smallest of equals), its modified F1, and that of the unedited model.
@@ -34,17 +35,22 @@ def validated_scale(
     Raises:
         InvalidInput: if there is no such validation image.
     """
-    stays = torch.ones(len(study.train), dtype=torch.bool)
-    stays[forgotten if removed is None else removed] = False
+    after = study.train.labels.clone()
+    renamed = torch.tensor(list(relabelled or {}), dtype=torch.long)
+    after[renamed] = torch.tensor(list((relabelled or {}).values()), dtype=torch.long)
+    stays = torch.ones(len(after), dtype=torch.bool)
+    stays[removed] = False
     labels = study.split("validation").labels
-    ids = torch.isin(labels, study.train.labels[stays].unique()).nonzero().flatten()
+    ids = torch.isin(labels, after[stays].unique()).nonzero().flatten()
     if not len(ids):
         raise InvalidInput("no validation image has a label that is left among the training images: give a scale")
+    concerned = torch.cat([removed, renamed])
 
     def judged(edited: Study) -> float:
-        own = model_outputs(edited.model, study.train, forgotten).argmax(1) == study.train.labels[forgotten]
-        other = model_outputs(edited.model, study.split("validation"), ids).argmax(1) == labels[ids]
-        return modified_f1(float(own.double().mean()), float(other.double().mean()))
+        as_labelled = model_outputs(edited.model, study.train, concerned).argmax(1) == after[concerned]
+        undone = torch.cat([as_labelled[: len(removed)], ~as_labelled[len(removed) :]])
+        known = model_outputs(edited.model, study.split("validation"), ids).argmax(1) == labels[ids]
+        return modified_f1(float(undone.double().mean()), float(known.double().mean()))
 
     found = [judged(study.edited({name: s * delta for name, delta in change.items()})) for s in SCALES]
     best = max(found)
@@ -57,7 +63,8 @@ def modified_f1(self_accuracy: float, accuracy: float) -> float:
     .. math:: F_1 = \frac{2 (1 - a_\text{self}) a}{(1 - a_\text{self}) + a}
 
     Args:
-        self_accuracy: share of the removed images with their given label predicted, 0 to 1.
+        self_accuracy: share of the removed images with their given label predicted, and of those with a new label
+            without that, 0 to 1.
         accuracy: on images that are to be known still, 0 to 1.
 
     Returns:

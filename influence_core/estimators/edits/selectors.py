@@ -90,7 +90,7 @@ def choose(selector: str, ratio: float, model: nn.Module, loss: Loss, data: Data
         ratio: rho, above 0 and at most 1.
         model: in eval mode; it is not changed.
         loss: one loss per sample.
-        data: the images that are to be removed.
+        data: the images that are to be removed, or that change otherwise.
         seed: of the draws.
 
     Returns:

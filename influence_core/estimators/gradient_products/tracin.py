@@ -33,7 +33,8 @@ class TracIn(Estimator):
         similarity: "product", or "cosine" of the angle between the two gradients at each checkpoint:
             large gradients then drown no others in the rankings, and scores say how alike two images pull, not how
             hard. An image without any gradient has 0. Of itself every image has the same cosine, so that there is no
-            self-influence.
+            self-influence. In float32 an image fitted to within 1e-6 has a gradient of rounding, whose direction then
+            counts like any other: take ``model.double()`` for a network that knows its labels by heart.
 
     Example:
         >>> import influence_core as ic
