@@ -31,13 +31,14 @@ def net(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
     return model.eval()
 
 
-def study(noise: float = 0.25, epochs: int = 4) -> ic.Study:
+def study(noise: float = 0.25, epochs: int = 4, dtype: torch.dtype = torch.float64) -> ic.Study:
     """A model with batch normalisation, trained for a moment on mislabelled images, with four checkpoints."""
-    train, model = images(24, seed=1, noise=noise), net()
+    train, model = images(24, seed=1, noise=noise, dtype=dtype), net(dtype=dtype)
     trajectory = ic.training.fit(
         model, train, optimizer="sam", epochs=epochs, batch_size=8, learning_rate=0.05, checkpoints=4
     )
-    return ic.Study(model, train, images(9, seed=3), images(12, seed=2), trajectory, weight_decay=1e-3)
+    test, validation = images(9, seed=3, dtype=dtype), images(12, seed=2, dtype=dtype)
+    return ic.Study(model, train, test, validation, trajectory, weight_decay=1e-3)
 
 
 def literal_gradients(model: nn.Module, loss: Any, data: LabelledDataset, labels: Tensor | None = None) -> Tensor:
