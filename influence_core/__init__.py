@@ -2,6 +2,7 @@
 
 from influence_core import (
     applications,
+    curvature,
     data,
     demo,
     estimators,
@@ -31,6 +32,7 @@ __all__ = [
     "StaleResult",
     "Study",
     "applications",
+    "curvature",
     "data",
     "demo",
     "estimators",

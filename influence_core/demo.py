@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +33,9 @@ def digits(noise: float = 0.1, seed: int = 0) -> Study:
     """scikit-learn's handwritten digits, a small CNN trained with SAM, and its trajectory.
 
     The default is read from ``assets/demo`` in a moment; other settings are trained on call (some seconds on two
-    cores).
+    cores), with as many threads as torch has just then. Sums come out in another order with another number of them, so
+    that for a study that is the same to the last bit everywhere there is the command ``influence demo-study``, which
+    trains with one.
 
     Args:
         noise: share of training labels that are changed to another class, 0 to 1.
@@ -50,7 +50,7 @@ def digits(noise: float = 0.1, seed: int = 0) -> Study:
 
 
 def train_digits(noise: float = 0.1, seed: int = 0) -> Study:
-    """Train the digits study from scratch.
+    """Train the digits study from scratch; see ``digits``.
 
     Args:
         noise: share of training labels that are changed.
@@ -65,9 +65,9 @@ def train_digits(noise: float = 0.1, seed: int = 0) -> Study:
     if not 0 <= noise <= 1:
         raise InvalidInput(f"noise is {noise}; it is the share of labels to change, so between 0 and 1 (0.1 for 10 %)")
     splits = data.digits(noise, seed)
-    with seeded(seed, torch.device("cpu")), _one_thread():
+    with seeded(seed, torch.device("cpu")):
         model = models.build("small_cnn", channels=1, classes=10)
-        trajectory = fit(model, splits.train, seed=seed, **RECIPE)
+    trajectory = fit(model, splits.train, seed=seed, **RECIPE)
     name = f"Handwritten digits, {noise:.0%} wrong labels"
     return Study(
         model,
@@ -78,14 +78,3 @@ def train_digits(noise: float = 0.1, seed: int = 0) -> Study:
         weight_decay=RECIPE["weight_decay"],
         name=name if seed == 0 else f"{name}, seed {seed}",
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums come out in one order, so that a study made again is the same to the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

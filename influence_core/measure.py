@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from influence_core.imports import complete_torch
+from influence_core.progress import contained
+from influence_core.threads import uninterrupted, waited
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -20,9 +25,9 @@ class Cost:
     """Cost of a finished block.
 
     Attributes:
-        seconds: wall-clock time.
-        peak_memory_mib: highest memory above that at the start, in MiB: of the process on a CPU, of the
-            allocator on a GPU. ``None`` where the system does not tell.
+        seconds: wall-clock time, without what the thread waited for locks of this package.
+        peak_memory_mib: highest memory above that at the start, in MiB, of the whole process: what other threads took
+            in the meantime is in it. Of the allocator where there is a GPU. ``None`` where the system does not tell.
     """
 
     seconds: float = 0.0
@@ -31,29 +36,81 @@ class Cost:
 
 @contextmanager
 def measure() -> Iterator[Cost]:
-    """Measure the ``with`` block.
+    """Measure the ``with`` block; blocks may lie within each other, and overlap in other threads.
 
     Yields:
         A ``Cost`` that is filled in when the block ends.
     """
+    complete_torch()
     cost = Cost()
-    gpu = torch.cuda.is_available()
-    if gpu:
-        torch.cuda.reset_peak_memory_stats()
-        before: float | None = torch.cuda.memory_allocated() / 2**20
-    else:
-        before = _reset_high_water_mark()
-    start = time.perf_counter()
+    begun = _high_water.begin()
+    start, already = time.perf_counter(), waited()
     try:
-        yield cost
+        with contained():
+            yield cost
     finally:
-        cost.seconds = time.perf_counter() - start
-        peak = torch.cuda.max_memory_allocated() / 2**20 if gpu else _field("VmHWM")
-        if before is not None and peak is not None:
-            cost.peak_memory_mib = max(0.0, peak - before)
+        cost.seconds = time.perf_counter() - start - (waited() - already)
+        cost.peak_memory_mib = _high_water.end(begun)
 
 
-def _reset_high_water_mark() -> float | None:
+@dataclass(eq=False)
+class _Block:
+    """A block under way: memory at its start, and the most that was seen since."""
+
+    before: float
+    most: float = 0.0
+
+
+class _HighWater:
+    """The process's only mark of the most memory used, shared by all blocks under way.
+
+    A block needs the mark at the level of its start, which would lower it under the feet of all others. So the mark is
+    read first, whenever a block begins or ends, and noted for all of them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a block may be ended by the garbage collector, while this is held
+        self._under_way: list[_Block] = []
+
+    def begin(self) -> _Block | None:
+        with self._lock:
+            self._note()
+            before = _lowered_mark()
+            if before is None:
+                return None
+            block = _Block(before)
+            self._under_way.append(block)
+            return block
+
+    def end(self, block: _Block | None) -> float | None:
+        if block is None:
+            return None
+        with uninterrupted(), self._lock:
+            self._note()
+            self._under_way.remove(block)
+            return max(0.0, block.most - block.before)
+
+    def _note(self) -> None:
+        mark = _mark()
+        for block in self._under_way:
+            block.most = max(block.most, mark or 0.0)
+
+
+_high_water = _HighWater()
+
+
+def _mark() -> float | None:
+    """The most memory since the mark was lowered, in MiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return _field("VmHWM")
+
+
+def _lowered_mark() -> float | None:
+    """Lower the mark to what is in use, which is returned in MiB."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
     if not sys.platform.startswith("linux"):
         return None
     try:

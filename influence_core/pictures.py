@@ -18,12 +18,15 @@ def thumbnail(data: LabelledDataset, index: int, size: int = 96) -> bytes:
     Small pictures are enlarged without smoothing, so that the pixels the model saw stay visible.
 
     Args:
-        data: the dataset.
-        index: sample id.
+        data: images, or a dataset that was given ``pictures``.
+        index: sample id, 0 to N - 1.
         size: of the longer side, in pixels.
 
     Returns:
         The bytes of a WEBP file.
+
+    Raises:
+        NotSupported: if the samples are no images and the dataset has no pictures of them.
     """
     image = data.picture(index)
     scale = size / max(image.size)
@@ -43,12 +46,12 @@ def picture_html(data: LabelledDataset | None, index: int, caption: str) -> str:
     """A small HTML figure of one sample; every name in it is escaped.
 
     Args:
-        data: the dataset; without it only the id is shown.
-        index: sample id.
-        caption: one line under the label.
+        data: for the picture and the names of its given and, where known, true label; without it only the id is shown.
+        index: sample id, 0 to N - 1.
+        caption: one line under the label, as text.
 
     Returns:
-        HTML.
+        A ``<div>`` at least 64 pixels wide; without a picture where the dataset has none.
     """
     image, label = "", ""
     if data is not None:

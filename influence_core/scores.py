@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -15,34 +15,12 @@ from torch import Tensor
 
 from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput, NotSupported
+from influence_core.identity import check_identified
 from influence_core.models import load_tensors, read_facts, save_tensors
 from influence_core.pictures import picture_html
+from influence_core.trust import MEANING, Coverage, Scale, ScoreKind, caveats
 
-ScoreKind = Literal["influence", "self_influence", "mislabel", "label_influence"]
-"""What the numbers mean; ``MEANING`` says it in a sentence."""
-
-Scale = Literal["nats", "rank only"]
-"""Whether a value is a change of loss in nats, or only its order carries meaning."""
-
-MEANING: dict[str, str] = {
-    "influence": "positive: helpful, removing the training image raises the loss of the test image",
-    "self_influence": "large: memorised, the model knows the image only because it was trained on it",
-    "mislabel": "large: probably mislabelled",
-    "label_influence": "the label with the largest value is the suggestion",
-}
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How much of the model an estimator really used.
-
-    Attributes:
-        parameters: share of the trainable parameters, 0 to 1.
-        gradient_norm: share of the squared norm of the training gradients that these parameters carry, 0 to 1.
-    """
-
-    parameters: float = 1.0
-    gradient_norm: float = 1.0
+__all__ = ["MEANING", "Coverage", "Scale", "ScoreKind", "Scores"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +34,9 @@ class Scores:
         scale: "nats" or "rank only".
         test_ids: the test image of each column, int64 [M]; ``None`` unless ``kind`` is "influence".
         coverage: share of the model that was used.
-        meta: estimator, every hyper-parameter, fingerprint of the study, solver residual, seconds, peak memory.
+        meta: estimator, every hyper-parameter, fingerprint of the study, solver residual, seconds, and
+            ``peak_memory_mib``, the highest that the whole process reached meanwhile, other threads included. What
+            ``caveats`` reads besides: ``converged``, ``response``, ``warnings`` and ``unidentified``.
         train: the training set, for names and pictures; not saved.
         test: the test set, likewise.
 
@@ -104,6 +84,15 @@ class Scores:
     def name(self) -> str:
         """Name of the estimator, as in ``ic.estimators.get``."""
         return str(self.meta.get("estimator", "scores"))
+
+    def caveats(self) -> list[str]:
+        """How far to trust the numbers: what the app and a notebook show below them.
+
+        Returns:
+            Plain sentences: the scale, the share of the model that was used, how well a solver did, and whatever the
+            method warned of. ``influence_core.trust.caveats`` says where each comes from.
+        """
+        return caveats(self.scale, self.coverage, self.meta)
 
     def column(self, test_id: int | None = None) -> Tensor:
         """One value per training image.
@@ -231,7 +220,12 @@ class Scores:
 
         Args:
             path: file to write.
+
+        Raises:
+            NotSupported: if they belong to a study with parts that cannot be identified.
+            InvalidInput: if the file cannot be written.
         """
+        check_identified(self.meta.get("unidentified", ()), f"these scores of {self.name}")
         tensors = {"values": self.values, "train_ids": self.train_ids}
         if self.test_ids is not None:
             tensors["test_ids"] = self.test_ids
@@ -258,7 +252,8 @@ class Scores:
             The scores.
 
         Raises:
-            InvalidInput: if the file holds no scores.
+            InvalidInput: if the file holds no scores, or was changed since; files of before there were checksums are
+                taken without.
         """
         tensors, facts = load_tensors(path), read_facts(path, "scores")
         if facts is None:
@@ -280,9 +275,9 @@ class Scores:
         return f"Scores({self.name}: {self.kind}, {shape}, {self.scale}; {self.meaning})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: origin, and the extreme images with their labels."""
+        """What a notebook shows: origin, the extreme images with their labels, and how far to trust the numbers."""
         seconds = self.meta.get("seconds")
-        origin = [f"{self.name} · {self.kind.replace('_', ' ')}", self.scale, self.meaning]
+        origin = [f"{self.name} · {self.kind.replace('_', ' ')}", self.meaning]
         origin += [f"{seconds:.2g} s"] if isinstance(seconds, float) else []
         parts = [f"<p>{html.escape(' · '.join(origin))}</p>"]
         if self.kind == "influence" and self.test_ids is not None:
@@ -299,6 +294,7 @@ class Scores:
             parts.append(self._row("largest", self.top(k=12)))
         else:
             parts.append(self.to_frame().head(8).to_html(index=False, float_format="{:.3g}".format))
+        parts.append(f'<p style="opacity:.7">{html.escape(" ".join(self.caveats()))}</p>')
         return f'<div style="font-family:sans-serif;font-size:13px">{"".join(parts)}</div>'
 
     def _row(self, title: str, frame: pd.DataFrame) -> str:

@@ -5,23 +5,33 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Mapping
-from functools import cached_property
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
+from influence_core import study_file
 from influence_core.data import LabelledDataset, check_labels, wrap
-from influence_core.errors import InvalidInput
+from influence_core.errors import InvalidInput, NotSupported
 from influence_core.gradients import check_model
+from influence_core.identity import add_tensor, check_identified, identify, qualified_name
 from influence_core.losses import Loss, cross_entropy
-from influence_core.models import check_finite, load_weights, model_outputs
+from influence_core.models import (
+    architecture_of,
+    as_built,
+    build,
+    check_finite,
+    load_weights,
+    model_outputs,
+    private,
+    structure_of,
+)
+from influence_core.study_file import SPLITS as SPLITS  # what others take from here
 from influence_core.training import Checkpoint, Trajectory
-
-SPLITS = ("train", "validation", "test")
 
 
 class Study:
@@ -78,7 +88,27 @@ class Study:
         self.validation = None if validation is None else wrap(validation, "validation", names)
         self.trajectory = trajectory
         self._outputs: dict[str, Tensor] = {}
+        self._fingerprint: str | None = None
+        self._expected: str | None = None
+        self._lock = threading.RLock()
+        self._computing = {split: threading.RLock() for split in SPLITS}
         self._check()
+        self._identity = self._identified()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the locks, which a copy gets anew."""
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_computing")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What ``copy.deepcopy`` and ``pickle`` call."""
+        vars(self).update(state)
+        self._lock = threading.RLock()
+        self._computing = {split: threading.RLock() for split in SPLITS}
+
+    def _identified(self) -> tuple[str, tuple[str, ...]]:
+        """What model and loss are, beside weights; taken once, while nobody else has them."""
+        model, loss = structure_of(self.model), identify(self.loss, "the loss")
+        return f"{model.sha256}|{loss.sha256}", (*model.unknown, *loss.unknown)
 
     def __repr__(self) -> str:
         """Name, model and the sizes of the datasets."""
@@ -117,10 +147,13 @@ class Study:
 
     def outputs(self, split: str = "test") -> Tensor:
         """Outputs of the model (logits) for a whole dataset, [n, K]; computed once."""
-        if split not in self._outputs:
-            self._outputs[split] = model_outputs(self.model, self.split(split))
-            check_finite(self._outputs[split], f"the model's outputs on the {split} set")
-        return self._outputs[split]
+        data = self.split(split)
+        with self._computing[split]:
+            if split not in self._outputs:
+                outputs = model_outputs(self.model, data)
+                check_finite(outputs, f"the model's outputs on the {split} set")
+                self._outputs[split] = outputs
+            return self._outputs[split]
 
     def probabilities(self, split: str = "test") -> Tensor:
         """Softmax of the outputs, [n, K]."""
@@ -148,8 +181,7 @@ class Study:
         Raises:
             InvalidInput: naming the weight or the image.
         """
-        for name, tensor in self.model.state_dict().items():
-            check_finite(tensor, f"{name} of the model")
+        self._check_weights()
         for split in SPLITS:
             if split != "validation" or self.validation is not None:
                 self.split(split).check_finite()
@@ -201,51 +233,142 @@ class Study:
         }
         return Study(**(own | parts))
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights, the data, the trajectory, the loss and the weight decay."""
-        digest = hashlib.sha256()
+        """SHA-256 of all that changes a number; computed once.
+
+        That is the architecture with its code and arguments, the weights, which of them are trained, the loss with its
+        code and parameters, the weight decay, the data and the trajectory. ``unidentified`` says what is missing.
+
+        Raises:
+            InvalidInput: if the study was loaded from a file that names another fingerprint.
+        """
+        with self._lock:
+            if self._fingerprint is None:
+                self._fingerprint = self._computed_fingerprint()
+            if self._expected not in (None, self._fingerprint):
+                raise InvalidInput(
+                    f"the study {self.name!r} is not the one that was saved: its fingerprint is "
+                    f"{self._fingerprint[:12]}, the file says {str(self._expected)[:12]}. All files are whole, so the "
+                    "code of the model or of the loss differs, or the version of Python: load it with the code it was "
+                    "saved with; or, if the change was meant, take the lines 'fingerprint' and 'checksum' out of the "
+                    ".toml"
+                )
+            return self._fingerprint
+
+    def _computed_fingerprint(self) -> str:
+        digest = hashlib.sha256(self._identity[0].encode())
         for name, tensor in self.model.state_dict().items():
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        loss = getattr(self.loss, "__qualname__", type(self.loss).__name__)
+            digest.update(name.encode())
+            if isinstance(tensor, Tensor):  # else extra state, which is part of the identity
+                add_tensor(digest, tensor)
         parts = [data.fingerprint for data in (self.train, self.validation, self.test) if data is not None]
-        parts += [self.trajectory.fingerprint if self.trajectory else "-", loss, repr(self.weight_decay)]
-        digest.update("|".join(parts).encode())
+        parts += ["validated" if self.validation else "-", self.trajectory.fingerprint if self.trajectory else "-"]
+        digest.update("|".join([*parts, repr(float(self.weight_decay)), *self._frozen()]).encode())
         return digest.hexdigest()
 
+    @property
+    def unidentified(self) -> list[str]:
+        """What the fingerprint cannot tell from another of its kind, a sentence each; usually nothing.
+
+        Results of such a study cannot be saved, because nobody could say later what they belong to.
+        """
+        return list(self._identity[1])
+
+    def _frozen(self) -> list[str]:
+        return [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad]
+
     def save(self, path: str | Path) -> Path:
-        """Write the study as ``study.toml`` and safetensors files beside it.
+        """Write the study as ``study.toml`` and safetensors files beside it, in place of the study that is there.
+
+        Whatever happens meanwhile, the folder holds the former study or this one.
 
         Args:
             path: folder, or the ``.toml`` file to write.
 
         Returns:
             The file written.
-        """
-        from influence_core import study_file
 
-        return study_file.save(self, path)
+        Raises:
+            InvalidInput: if the disk is full, the folder cannot be written or a name cannot be encoded.
+            NotSupported: if the model or the loss has parts that cannot be identified, or state that is no tensor.
+        """
+        check_identified(self.unidentified, f"the study {self.name!r}")
+        weights = self.model.state_dict()
+        for name, value in weights.items():
+            if not isinstance(value, Tensor):
+                raise NotSupported(
+                    f"the study {self.name!r} cannot be saved: {name!r} of the model is a {type(value).__name__}, and "
+                    "a file holds tensors only: let get_extra_state give a tensor"
+                )
+        contents = study_file.Contents(
+            name=self.name,
+            class_names=self.class_names,
+            loss="cross_entropy" if self.loss is cross_entropy else qualified_name(self.loss),
+            weight_decay=self.weight_decay,
+            architecture=architecture_of(self.model) if as_built(self.model) else None,
+            weights=weights,
+            data={split: data for split in SPLITS if (data := getattr(self, split)) is not None},
+            trajectory=self.trajectory,
+            frozen=self._frozen(),
+            fingerprint=self.fingerprint,
+        )
+        return study_file.write(contents, path)
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module | None = None, loss: Loss | None = None) -> Study:
-        """Read a study file.
+        """Read a study file; every checksum in it is compared. A file of version 1 has none.
 
         Args:
             path: ``study.toml``, or the folder it lies in.
-            model: the architecture, where the file names none that is registered.
+            model: the architecture, where the file names none that is registered; its weights are replaced.
             loss: the loss, where it is not cross-entropy.
 
         Returns:
             The study.
-        """
-        from influence_core import study_file
 
-        return study_file.load(path, model, loss)
+        Raises:
+            InvalidInput: in one sentence: the key, file, shape or label that is wrong, and what was expected.
+        """
+        found = study_file.read(path)
+        file = study_file.toml_path(path)
+        if loss is None:
+            if found.loss != "cross_entropy":
+                raise InvalidInput(
+                    f"{file} uses the loss {found.loss!r}: pass it as ic.Study.load(path, loss=function)"
+                )
+            loss = cross_entropy
+        if model is None:
+            if found.architecture is None:
+                raise InvalidInput(
+                    f"{file} was saved from a model that ic.models.build did not make: pass the architecture as "
+                    "ic.Study.load(path, model=my_model), or register it with @ic.models.register(name) and write that "
+                    "name as architecture."
+                )
+            model = build(found.architecture.name, **found.architecture.arguments)
+        load_weights(model, found.weights, found.source)
+        if found.frozen is not None:
+            _freeze(model, found.frozen, file)
+        study = cls(
+            model,
+            **found.data,
+            trajectory=found.trajectory,
+            loss=loss,
+            weight_decay=found.weight_decay,
+            name=found.name,
+        )
+        study._expected = found.fingerprint
+        if found.fingerprint is not None and all(isinstance(d.base, TensorDataset) for d in found.data.values()):
+            _ = study.fingerprint  # of pictures in files it would take long; there it is compared when it is asked for
+        return study
+
+    def _check_weights(self) -> None:
+        for name, tensor in self.model.state_dict().items():
+            if isinstance(tensor, Tensor):  # else extra state of the user's own
+                check_finite(tensor, f"{name} of the model")
 
     def _check(self) -> None:
-        for name, tensor in self.model.state_dict().items():
-            check_finite(tensor, f"{name} of the model")
+        self._check_weights()
         check_model(self.model)
         if not any(p.requires_grad for p in self.model.parameters()):
             raise InvalidInput(
@@ -282,13 +405,14 @@ class Study:
                     f"but the model has {self.num_classes} outputs"
                 )
             check_labels(data.labels, self.num_classes, split, "the model has {} outputs")
+            data.check_repeatable()
         self._check_loss(inputs, labels)
         if self.trajectory is not None:
             self.at(self.trajectory[-1])
 
     def _check_loss(self, inputs: Tensor, labels: Tensor) -> None:
         with torch.no_grad():
-            outputs = self.model(inputs.to(self.device)).cpu()
+            outputs = private(self.model)(inputs.to(self.device)).cpu()
         losses = self.loss(torch.cat([outputs, outputs]), torch.cat([labels, labels]))
         if losses.shape != (2,):
             raise InvalidInput(
@@ -299,7 +423,7 @@ class Study:
     def _classes(self, inputs: Tensor) -> int:
         try:
             with torch.no_grad():
-                outputs = self.model(inputs.to(self.device))
+                outputs = private(self.model)(inputs.to(self.device))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise InvalidInput(
                 f"the model {type(self.model).__name__} does not take the training images of shape "
@@ -309,3 +433,12 @@ class Study:
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise InvalidInput(f"the model gives {got} for one image, expected logits of shape (1, classes)")
         return int(outputs.shape[1])
+
+
+def _freeze(model: nn.Module, frozen: Sequence[str], file: Path) -> None:
+    parameters = dict(model.named_parameters())
+    unknown = sorted(set(frozen) - parameters.keys())
+    if unknown:
+        raise InvalidInput(f"{file} says that {unknown[0]!r} is frozen, which is no parameter of the model")
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name not in frozen)

@@ -1,227 +1,285 @@
 """Study files: ``study.toml`` and the tensor files beside it.
 
 The file says what a study consists of; numbers lie in safetensors files next to it. Reading one never runs code that
-came with it.
+came with it. This module knows plain facts only, ``Contents``; ``Study.save`` and ``Study.load`` make a study of them.
+
+Version 2 replaces a study as a whole. Its tensor files have names made from their content, so that a new study never
+overwrites a file of the former one; ``study.toml`` holds the SHA-256 of each, the study's fingerprint and a checksum of
+itself, and is renamed last. Version 1 has no checksums; it is read as ever, and not written any more.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import tomllib
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
+import tomli_w
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from influence_core.data import LabelledDataset, image_folder, parquet_images
 from influence_core.errors import InvalidInput
-from influence_core.losses import Loss, cross_entropy
-from influence_core.models import architecture_of, build, load_tensors, load_weights, read_facts, save_tensors
-from influence_core.study import SPLITS, Study
+from influence_core.files import alone_in, keep, sha256_of, temporary, write_whole, writing
+from influence_core.models import Architecture, load_tensors, read_facts, write_tensors
+from influence_core.study_schema import CUSTOM, FolderData, ParquetData, StudyFile, TensorData, checksum_of, parse
 from influence_core.training import Checkpoint, Recipe, Trajectory
 
 FILE_NAME = "study.toml"
-_CUSTOM = "custom"
+SPLITS = ("train", "validation", "test")
+_PART = "(model|train|validation|test|trajectory)"
+_OURS = re.compile(rf"{_PART}-[0-9a-f]{{12}}\.safetensors|({_PART}|.+\.toml)\.[0-9a-f]{{12}}\.tmp", re.DOTALL)
+_TRIES = 5
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a study file says.
+
+    Attributes:
+        name: of the study.
+        class_names: one per class, or ``None``.
+        loss: "cross_entropy", or where a loss of the user's own is from.
+        weight_decay: lambda of the penalty.
+        architecture: how to build the model; ``None`` if the user has to bring it.
+        weights: name -> tensor.
+        data: split -> dataset.
+        trajectory: or ``None``.
+        frozen: names of parameters that are not trained; ``None`` where the file does not say.
+        fingerprint: of the study; ``None`` where the file does not say.
+        source: the file of the weights, for messages.
+    """
+
+    name: str
+    class_names: list[str] | None
+    loss: str
+    weight_decay: float
+    architecture: Architecture | None
+    weights: Mapping[str, Tensor]
+    data: Mapping[str, LabelledDataset]
+    trajectory: Trajectory | None = None
+    frozen: list[str] | None = None
+    fingerprint: str | None = None
+    source: str = field(default="the state dict", repr=False)
 
 
-class ModelPart(_Part):
-    """``[model]``: how to build it and where its weights are."""
+def toml_path(path: str | Path, writing: bool = False) -> Path:
+    """The ``.toml`` file that a path means.
 
-    architecture: str
-    arguments: dict[str, Any] = {}
-    weights: str
+    Args:
+        path: a folder, or the file itself.
+        writing: whether the path need not exist yet.
 
-
-class TensorData(_Part):
-    """Data in one safetensors file: ``inputs`` [N, ...], ``labels`` [N] and, when known, ``true_labels`` [N]."""
-
-    format: Literal["tensors"]
-    path: str
-
-
-class FolderData(_Part):
-    """Data as ``path/CLASS/picture.png``."""
-
-    format: Literal["folder"]
-    path: str
-    size: tuple[int, int] | None = None
-    mean: list[float] = [0.0, 0.0, 0.0]
-    std: list[float] = [1.0, 1.0, 1.0]
+    Returns:
+        The file.
+    """
+    path = Path(path)
+    is_folder = path.suffix != ".toml" if writing else path.is_dir()
+    return path / FILE_NAME if is_folder else path
 
 
-class ParquetData(_Part):
-    """Data as a Parquet file with one encoded picture per row."""
-
-    format: Literal["parquet"]
-    path: str
-    image: str = "image"
-    label: str = "label"
-    true_label: str | None = None
-    size: tuple[int, int] | None = None
-    mean: list[float] = [0.0, 0.0, 0.0]
-    std: list[float] = [1.0, 1.0, 1.0]
-
-
-DataPart = Annotated[TensorData | FolderData | ParquetData, Field(discriminator="format")]
-
-
-class TrajectoryPart(_Part):
-    """``[trajectory]``: checkpoints in one safetensors file, tensors named ``STEP/NAME``."""
-
-    path: str
-
-
-class StudyFile(_Part):
-    """The whole of ``study.toml``."""
-
-    version: Literal[1]
-    name: str = "study"
-    class_names: list[str] | None = None
-    loss: str = "cross_entropy"
-    weight_decay: float = Field(0.0, ge=0.0)
-    model: ModelPart
-    train: DataPart
-    test: DataPart
-    validation: DataPart | None = None
-    trajectory: TrajectoryPart | None = None
-
-
-def load(path: str | Path, model: nn.Module | None = None, loss: Loss | None = None) -> Study:
-    """Read a study file.
+def read(path: str | Path) -> Contents:
+    """Read a study file and everything it names.
 
     Args:
         path: ``study.toml``, or the folder it lies in.
-        model: the architecture, where the file names none that is registered; its weights are replaced.
-        loss: the loss, where it is not cross-entropy.
 
     Returns:
-        The study.
+        What it says, checked against every checksum.
 
     Raises:
         InvalidInput: in one sentence: the key, file, shape or label that is wrong, and what was expected.
     """
-    path = Path(path)
-    path = path / FILE_NAME if path.is_dir() else path
-    spec = _parse(path)
-    folder = path.parent
-    if loss is None:
-        if spec.loss != "cross_entropy":
-            raise InvalidInput(f"{path} uses the loss {spec.loss!r}: pass it as ic.Study.load(path, loss=function)")
-        loss = cross_entropy
-    if model is None:
-        if spec.model.architecture == _CUSTOM:
-            raise InvalidInput(
-                f"{path} was saved from a model that ic.models.build did not make: pass the architecture as "
-                "ic.Study.load(path, model=my_model), or register it with @ic.models.register(name) and write that "
-                "name as architecture."
-            )
-        model = build(spec.model.architecture, **spec.model.arguments)
-    weights = folder / spec.model.weights
-    load_weights(model, load_tensors(weights), str(weights))
-    data = {s: _read_data(part, folder, s, spec.class_names) for s in SPLITS if (part := getattr(spec, s))}
-    trajectory = None if spec.trajectory is None else _read_trajectory(folder / spec.trajectory.path)
-    return Study(model, **data, trajectory=trajectory, loss=loss, weight_decay=spec.weight_decay, name=spec.name)
+    path = toml_path(path)
+    for _ in range(_TRIES):
+        content, spec = parse(path)
+        try:
+            return _contents(spec, path)
+        except InvalidInput:
+            with suppress(OSError):
+                if path.read_bytes() != content:  # somebody saves another study here just now
+                    continue
+            raise
+    raise InvalidInput(f"{path} is being written again and again: load it once the other program has finished")
 
 
-def save(study: Study, path: str | Path) -> Path:
-    """Write a study as ``study.toml`` and safetensors files beside it.
+def write(contents: Contents, path: str | Path) -> Path:
+    """Write a study file in place of the one that is there, as a whole.
 
     Args:
-        study: to write; its datasets are written as tensors, with labels and, when known, true labels.
+        contents: to write; its datasets are written as tensors, with labels and, when known, true labels.
         path: folder, or the ``.toml`` file to write.
 
     Returns:
         The file written.
+
+    Raises:
+        InvalidInput: if the disk is full, the folder cannot be written or a name cannot be encoded; the study that was
+            there is as it was.
     """
-    path = Path(path)
-    path = path if path.suffix == ".toml" else path / FILE_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    built = architecture_of(study.model)
-    if built is not None and not _is_plain(built.arguments):
-        built = None  # arguments that TOML cannot hold: whoever loads the study brings the model
-    spec: dict[str, Any] = {
-        "version": 1,
-        "name": study.name,
-        "class_names": study.class_names,
-        "loss": "cross_entropy" if study.loss is cross_entropy else _loss_name(study.loss),
-        "weight_decay": study.weight_decay,
-        "model": {
-            "architecture": built.name if built else _CUSTOM,
-            "arguments": built.arguments if built else {},
-            "weights": "model.safetensors",
-        },
-    }
-    save_tensors(path.parent / "model.safetensors", study.model.state_dict())
-    for split in SPLITS:
-        if split == "validation" and study.validation is None:
-            continue
-        save_tensors(path.parent / f"{split}.safetensors", _data_tensors(study.split(split)))
-        spec[split] = {"format": "tensors", "path": f"{split}.safetensors"}
-    if study.trajectory is not None:
-        _write_trajectory(path.parent / "trajectory.safetensors", study.trajectory)
-        spec["trajectory"] = {"path": "trajectory.safetensors"}
-    StudyFile.model_validate(spec)
-    path.write_text(_to_toml(spec), encoding="utf-8")
+    path = toml_path(path, writing=True)
+    folder = path.parent
+    spec = _spec(contents)
+    _toml(spec, path)  # a text that no file can hold is found before any file is written
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(folder) as alone:
+            known = _named_in(path)
+            try:
+                for title, (tensors, texts) in _tensor_files(contents).items():
+                    name, digest = _write_part(folder, title, tensors, texts)
+                    known.add(name)
+                    spec[title] |= {"weights" if title == "model" else "path": name, "sha256": digest}
+                write_whole(path, _toml(spec, path))
+            finally:
+                _sweep(folder, None if alone else known)
     return path
 
 
-def _parse(path: Path) -> StudyFile:
+def _write_part(folder: Path, title: str, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> tuple[str, str]:
+    """Write tensors under a name made from the file's content; name and SHA-256."""
+    with temporary(folder, title) as part:
+        write_tensors(part, tensors, texts)
+        digest = sha256_of(part)
+        name = f"{title}-{digest[:12]}.safetensors"
+        keep(part, folder / name)
+    return name, digest
+
+
+def _sweep(folder: Path, only: set[str] | None) -> None:
+    """Remove tensor files that ``write`` made and no study file in the folder mentions.
+
+    Args:
+        folder: where.
+        only: of these, where another writer may be at work; ``None`` for all.
+    """
+    with suppress(OSError):
+        texts = [file.read_text(encoding="utf-8", errors="replace") for file in folder.glob("*.toml")]
+        for file in list(folder.iterdir()):
+            mine = _OURS.fullmatch(file.name) is not None and (only is None or file.name in only)
+            if mine and not any(file.name in text for text in texts):
+                file.unlink(missing_ok=True)
+
+
+def _named_in(path: Path) -> set[str]:
+    with suppress(InvalidInput, OSError):
+        spec = parse(path)[1]
+        parts = [getattr(spec, split) for split in SPLITS] + [spec.trajectory]
+        return {spec.model.weights, *(part.path for part in parts if part is not None)}
+    return set()
+
+
+def _spec(contents: Contents) -> dict[str, Any]:
+    """The file without the names of tensor files."""
+    built = contents.architecture
+    if built is not None and not _is_plain(built.arguments):
+        built = None  # arguments that TOML cannot hold: whoever loads the study brings the model
+    spec: dict[str, Any] = {
+        "version": 2,
+        "name": contents.name,
+        "class_names": contents.class_names,
+        "loss": contents.loss,
+        "weight_decay": float(contents.weight_decay),
+        "fingerprint": contents.fingerprint,
+        "model": {
+            "architecture": built.name if built else CUSTOM,
+            "weights": "",
+            "sha256": "",
+            "frozen": contents.frozen or [],
+            "arguments": built.arguments if built else {},
+        },
+    }
+    spec |= {split: {"format": "tensors"} for split in contents.data}
+    if contents.trajectory is not None:
+        spec["trajectory"] = {}
+    return {key: value for key, value in spec.items() if value is not None}
+
+
+def _toml(spec: dict[str, Any], path: Path) -> bytes:
+    try:
+        body = tomli_w.dumps(spec).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"the study cannot be written to {path!s}: its name, a class name or an argument has the character "
+            f"{error.object[error.start]!a}, which no file can hold: take it out. Nothing was changed."
+        ) from error
+    return f'checksum = "{checksum_of(body)}"\n'.encode() + body
+
+
+def _tensor_files(contents: Contents) -> dict[str, tuple[Mapping[str, Tensor], dict[str, str]]]:
+    files: dict[str, tuple[Mapping[str, Tensor], dict[str, str]]] = {"model": (contents.weights, {})}
+    for split, data in contents.data.items():
+        files[split] = _data_tensors(data), {}
+    if contents.trajectory is not None:
+        files["trajectory"] = _trajectory_tensors(contents.trajectory)
+    return files
+
+
+def _contents(spec: StudyFile, path: Path) -> Contents:
+    folder = path.parent
+    weights = _checked(folder, spec.model.weights, spec.model.sha256, spec)
+    built = Architecture(spec.model.architecture, spec.model.arguments)
+    return Contents(
+        name=spec.name,
+        class_names=spec.class_names,
+        loss=spec.loss,
+        weight_decay=spec.weight_decay,
+        architecture=None if built.name == CUSTOM else built,
+        weights=load_tensors(weights),
+        data={split: _read_data(part, folder, split, spec) for split in SPLITS if (part := getattr(spec, split))},
+        trajectory=None
+        if spec.trajectory is None
+        else _read_trajectory(_checked(folder, spec.trajectory.path, spec.trajectory.sha256, spec)),
+        frozen=spec.model.frozen,
+        fingerprint=spec.fingerprint,
+        source=str(weights),
+    )
+
+
+def _checked(folder: Path, name: str, digest: str | None, spec: StudyFile, inside: bool = True) -> Path:
+    """The path of a file that a study names, once its content was compared with its checksum."""
+    path = folder / name
+    if spec.version > 1 and inside and (Path(name).is_absolute() or ".." in Path(name).parts):
+        raise InvalidInput(
+            f"the study in {folder} names the file {name!r}, which lies outside of its folder: copy it in"
+        )
+    if digest is None:
+        return path
     if not path.is_file():
-        raise InvalidInput(f"there is no study file {path}; give the path of a study.toml or the folder it lies in")
+        raise InvalidInput(f"there is no file {path}, which the study in {folder} needs: copy the whole folder again")
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} is not valid TOML: {error}") from error
-    try:
-        return StudyFile.model_validate(raw)
-    except ValidationError as error:
-        raise InvalidInput(f"{path}: {_sentence(error)}") from error
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first problem of a file in one sentence, with the keys that would be right."""
-    found = error.errors()
-    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])  # a misspelt key also misses
-    formats: dict[str, type[BaseModel]] = {"tensors": TensorData, "folder": FolderData, "parquet": ParquetData}
-    where = [str(part) for part in first["loc"] if part not in formats]
-    key = ".".join(where)
-    kind, more = first["type"], error.error_count() - 1
-    also = f" ({more} more like this)" if more else ""
-    if "size" in where and kind != "extra_forbidden":
-        return f"{key.partition('.size')[0]}.size has to be two integers, [height, width] in pixels{also}"
-    if kind == "missing":
-        return f"the key {key!r} is missing{also}"
-    if kind == "extra_forbidden":
-        sections: dict[str, type[BaseModel]] = {"model": ModelPart, "trajectory": TrajectoryPart, **formats}
-        near = next((str(p) for p in reversed(first["loc"][:-1]) if p in sections), None)
-        schema = sections[near] if near else StudyFile
-        return f"there is no key {key!r}; possible here: {', '.join(schema.model_fields)}{also}"
-    if kind.startswith("union_tag"):
-        return f"[{key}] needs format = one of {', '.join(formats)}{also}"
-    return f"{key!r} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{also}"
+        same = sha256_of(path) == digest
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}") from error
+    if not same:
+        raise InvalidInput(
+            f"{path} is not the file that the study was saved with (its SHA-256 differs): it was damaged, cut off or "
+            "exchanged. Copy it again; or, if it was meant, take the lines 'sha256' and 'checksum' out of the .toml"
+        )
+    return path
 
 
 def _read_data(
-    part: TensorData | FolderData | ParquetData, folder: Path, split: str, class_names: list[str] | None
+    part: TensorData | FolderData | ParquetData, folder: Path, split: str, spec: StudyFile
 ) -> LabelledDataset:
-    path = folder / part.path
+    names = spec.class_names
     if isinstance(part, FolderData):
-        return image_folder(path, size=part.size, mean=part.mean, std=part.std, class_names=class_names, name=split)
+        path = folder / part.path
+        return image_folder(path, size=part.size, mean=part.mean, std=part.std, class_names=names, name=split)
+    path = _checked(folder, part.path, part.sha256, spec, inside=isinstance(part, TensorData))
     if isinstance(part, ParquetData):
         return parquet_images(
             path,
             image=part.image,
             label=part.label,
             true_label=part.true_label,
-            class_names=class_names,
+            class_names=names,
             size=part.size,
             mean=part.mean,
             std=part.std,
@@ -238,7 +296,7 @@ def _read_data(
     return LabelledDataset(
         TensorDataset(tensors["inputs"], tensors["labels"]),
         true_labels=tensors.get("true_labels"),
-        class_names=class_names,
+        class_names=names,
         name=split,
     )
 
@@ -249,14 +307,14 @@ def _data_tensors(data: LabelledDataset) -> dict[str, Tensor]:
     return tensors if data.true_labels is None else tensors | {"true_labels": data.true_labels}
 
 
-def _write_trajectory(path: Path, trajectory: Trajectory) -> None:
+def _trajectory_tensors(trajectory: Trajectory) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors = {f"{c.step}/{name}": tensor for c in trajectory for name, tensor in c.state.items()}
     facts = {
         "checkpoints": [c.facts() for c in trajectory],
         "recipe": trajectory.recipe.facts(),
         "losses": list(trajectory.losses),
     }
-    save_tensors(path, tensors, {"trajectory": json.dumps(facts)})
+    return tensors, {"trajectory": json.dumps(facts)}
 
 
 def _read_trajectory(path: Path) -> Trajectory:
@@ -272,17 +330,10 @@ def _read_trajectory(path: Path) -> Trajectory:
             state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             checkpoints.append(Checkpoint(**fact, state=state))
         return Trajectory(checkpoints, Recipe(**facts["recipe"]), facts["losses"])
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error}") from error
     except (TypeError, KeyError) as error:
         raise InvalidInput(f"{path} is not what Study.save of this version writes: {error}") from error
-
-
-def _to_toml(spec: dict[str, Any]) -> str:
-    """TOML of a flat file with one level of sections (JSON's strings, numbers, lists and booleans are TOML too)."""
-    lines = [f"{key} = {_value(value)}" for key, value in spec.items() if not isinstance(value, dict)]
-    for key, value in spec.items():
-        if isinstance(value, dict):
-            lines += ["", f"[{key}]"] + [f"{inner} = {_value(v)}" for inner, v in value.items()]
-    return "\n".join(lines) + "\n"
 
 
 def _is_plain(value: Any) -> bool:
@@ -291,20 +342,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(_is_plain(inner) for inner in value)
     return isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _loss_name(loss: Loss) -> str:
-    """Where a loss of the user's own is from, so that none is taken for ours by its name."""
-    kind = loss if hasattr(loss, "__qualname__") else type(loss)
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_text(k)} = {_value(v)}" for k, v in value.items()) + "}"
-    return _text(value)
-
-
-def _text(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text.replace("\x7f", "\\u007f")  # the one character that JSON allows and TOML does not

@@ -89,4 +89,5 @@ with table:
     harmful.dataframe(scores.harmful(test_id, k), hide_index=True)
     helpful.markdown(":green[**Most helpful**]")
     helpful.dataframe(scores.helpful(test_id, k), hide_index=True)
-    st.caption(f"{scores.name}: {scores.meaning}. Scale: {scores.scale}.")
+    st.caption(f"{scores.name}: {scores.meaning}")
+    panels.caveats(scores)

@@ -33,7 +33,7 @@ others = [
 ]
 compare = two.multiselect("Compare with", others, key="compare", bind="query-params", placeholder="other estimators")
 threshold = float((order.values[count - 1].double() + order.values[count].double()) / 2)
-detection = results.cut(study, choice.estimator, threshold)
+detection = found.cut(threshold)
 now = detection.at(threshold)
 
 numbers = st.columns(4)
@@ -62,6 +62,7 @@ else:
     )
 st.markdown("**Scores**")
 st.plotly_chart(ic.figures.score_histogram(scores, threshold), key="histogram", config={"displayModeBar": False})
+panels.caveats(scores)
 frame.copy_as_python(
     choice,
     f"{frame.fit_line(choice.estimator)}\nscores = estimator.mislabel_scores()\n"

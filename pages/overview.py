@@ -19,12 +19,13 @@ test_id = int(wrong[0])
 scores = results.influence(study, choice.estimator, test_id)
 flags = panels.flags(study, choice.estimator)
 panels.explanation(study, scores, test_id, k=5, flags=flags, key="overview")
+suspects = "" if flags is None else "flagged = ic.applications.detect(study, estimator.mislabel_scores()).flagged\n"
 with st.container(horizontal=True, vertical_alignment="center"):
     st.page_link("explain.py", label="**Explain another**", icon=":material/arrow_forward:")
     frame.copy_as_python(
         choice,
-        f"{frame.fit_line(choice.estimator)}\nscores = estimator.influence(test=[{test_id}])\n"
-        f"ic.figures.explanation_strip(study, scores, test_id={test_id}, k=5)",
+        f"{frame.fit_line(choice.estimator)}\nscores = estimator.influence(test=[{test_id}])\n{suspects}"
+        f"ic.figures.explanation_strip(study, scores, test_id={test_id}, k=5{', flagged=flagged' if suspects else ''})",
         "overview",
     )
 st.divider()

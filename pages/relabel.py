@@ -1,7 +1,7 @@
 """A label for every suspect image, as a table and as CSV."""
 
 import streamlit as st
-from parts import frame, results
+from parts import frame, panels, results
 from parts.studies import picture_url
 
 import influence_core as ic
@@ -56,7 +56,7 @@ with st.container(horizontal=True):
     frame.copy_as_python(
         choice,
         f"{frame.fit_line(choice.estimator)}\ntable = ic.applications.relabel(study, estimator)\n{narrowed}"
-        'ic.applications.write_csv(table, "relabel.csv")\n\n'
+        'ic.applications.write_relabels(table, "relabel.csv")\n\n'
         "# after the review: train again on the mended labels\n"
         'mended = ic.applications.apply_relabels(study.train, "relabel.csv")',
         "relabel",
@@ -82,3 +82,4 @@ st.dataframe(
 )
 if len(rows) > MOST:
     st.caption(f"the first {MOST:,} of {len(rows):,}; the CSV has all of them")
+panels.caveats(results.mislabels(study, choice.estimator))

@@ -12,45 +12,32 @@ from torch.utils.data import TensorDataset
 
 import influence_core as ic
 from influence_core.data import LabelledDataset
-
-CLASSES = 3
+from influence_core.testing import problems
 
 
 def images(n: int = 24, seed: int = 0, noise: float = 0.0, dtype: torch.dtype = torch.float64, **parts: Any):
-    """Grey images [1, 4, 4] in 0..1: one bright row per class, and noise on top."""
-    generator = torch.Generator().manual_seed(seed)
-    true = torch.arange(n) % CLASSES
-    inputs = 0.6 * torch.rand(n, 1, 4, 4, generator=generator, dtype=dtype)
-    for i, label in enumerate(true.tolist()):
-        inputs[i, 0, label] += 0.3
-    given = ic.data.symmetric_noise(true, noise, CLASSES, seed)
-    return LabelledDataset(TensorDataset(inputs, given), **({"true_labels": true, "name": "data"} | parts))
+    """The grey images of ``ic.testing``, scaled to 0..1 so that there are pictures of them."""
+    data = problems.images(n, seed, noise)
+    inputs, given = data.batch(range(n))
+    inputs = (inputs / 1.5).to(dtype)
+    return LabelledDataset(TensorDataset(inputs, given), **({"true_labels": data.true_labels, "name": "data"} | parts))
 
 
 def net(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """A convolution with batch normalisation, whose statistics are not those of a fresh layer."""
+    """The network of ``ic.testing`` before training, with statistics that are not those of a fresh layer."""
     torch.manual_seed(seed)
-    model = nn.Sequential(
-        nn.Conv2d(1, 3, 3, padding=1),
-        nn.BatchNorm2d(3),
-        nn.Tanh(),
-        nn.Flatten(),
-        nn.Linear(48, CLASSES),
-    ).to(dtype)
+    model = problems.network().to(dtype)
     model(torch.randn(16, 1, 4, 4, dtype=dtype))
     return model.eval()
 
 
-def study(noise: float = 0.25, dtype: torch.dtype = torch.float64, epochs: int = 4, **parts: Any) -> ic.Study:
+def study(noise: float = 0.25, epochs: int = 4) -> ic.Study:
     """A model with batch normalisation, trained for a moment on mislabelled images, with four checkpoints."""
-    train = images(24, seed=1, noise=noise, dtype=dtype)
-    model = net(dtype=dtype)
+    train, model = images(24, seed=1, noise=noise), net()
     trajectory = ic.training.fit(
-        model, train, optimizer="sam", epochs=epochs, batch_size=8, learning_rate=0.05, checkpoints=min(4, epochs)
+        model, train, optimizer="sam", epochs=epochs, batch_size=8, learning_rate=0.05, checkpoints=4
     )
-    validation, test = images(12, seed=2, dtype=dtype), images(9, seed=3, dtype=dtype)
-    whole = {"train": train, "test": test, "validation": validation, "trajectory": trajectory, "weight_decay": 1e-3}
-    return ic.Study(model, **(whole | parts))
+    return ic.Study(model, train, images(9, seed=3), images(12, seed=2), trajectory, weight_decay=1e-3)
 
 
 def literal_gradients(model: nn.Module, loss: Any, data: LabelledDataset, labels: Tensor | None = None) -> Tensor:

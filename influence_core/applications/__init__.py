@@ -1,7 +1,15 @@
-"""What scores are for: finding wrong labels, suggesting right ones, and putting them back into the data."""
+"""What scores are for: finding wrong labels, suggesting right ones, and putting them back into the data.
+
+The table of suggestions goes through a CSV file, on which a person decides: ``write_relabels`` writes it,
+``read_relabels`` reads it back and refuses any other CSV, ``apply_relabels`` puts the decisions into the data.
+``write_csv`` and ``read_csv`` are earlier names of the first two.
+"""
 
 from influence_core.applications.detection import Detection, Interval, detect, heavy_tailed, otsu
-from influence_core.applications.relabelling import apply_relabels, read_csv, relabel, relabel_table, to_csv, write_csv
+from influence_core.applications.relabel_csv import read_csv, to_csv, write_csv
+from influence_core.applications.relabelling import apply_relabels, relabel, relabel_table
+
+read_relabels, write_relabels = read_csv, write_csv
 
 __all__ = [
     "Detection",
@@ -11,8 +19,10 @@ __all__ = [
     "heavy_tailed",
     "otsu",
     "read_csv",
+    "read_relabels",
     "relabel",
     "relabel_table",
     "to_csv",
     "write_csv",
+    "write_relabels",
 ]

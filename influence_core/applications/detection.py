@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +38,7 @@ class Detection:
     """How well scores separate wrong labels from right ones.
 
     Attributes:
-        scores: the scores.
+        scores: mislabel or self-influence scores of all training images.
         threshold: images with a larger score are flagged.
         flagged: ids of the flagged training images, most suspicious first, int64.
         corrupted: which labels are known to be wrong, bool [N]; ``None`` if the truth is unknown, and then so is
@@ -78,6 +78,18 @@ class Detection:
             result["precision"] = found / max(1.0, float(above.sum()))
             result["recall"] = found / max(1.0, float(self.corrupted.sum()))
         return result
+
+    def cut(self, threshold: float) -> Detection:
+        """The same scores with another threshold; curves, areas and intervals do not depend on it.
+
+        Args:
+            threshold: flag the images with a larger score.
+
+        Returns:
+            A detection that shares all but the threshold and the flags.
+        """
+        threshold = float(threshold)
+        return replace(self, threshold=threshold, flagged=_flagged(self.scores, threshold))
 
     def __repr__(self) -> str:
         """Areas with intervals and the number of flagged images."""
@@ -123,8 +135,7 @@ def detect(study: Study, scores: Scores, threshold: float | None = None, seed: i
     if scores.meta.get("study", study.fingerprint) != study.fingerprint:
         raise StaleResult(f"these {scores.name} scores belong to another study: call .fit(study) again")
     cut = otsu(scores.values) if threshold is None else float(threshold)
-    order = torch.sort(scores.values, descending=True, stable=True)
-    flagged = scores.train_ids[order.indices[order.values > cut]]
+    flagged = _flagged(scores, cut)
     wrong = study.train.corrupted
     if wrong is None or not bool(wrong.any()) or bool(wrong.all()):
         return Detection(scores, cut, flagged)
@@ -148,6 +159,12 @@ def detect(study: Study, scores: Scores, threshold: float | None = None, seed: i
         auc_interval=auc_interval,
         ap_interval=ap_interval,
     )
+
+
+def _flagged(scores: Scores, threshold: float) -> Tensor:
+    """Ids of the images above the threshold, most suspicious first, equal ones in the order of their ids."""
+    order = torch.sort(scores.values, descending=True, stable=True)
+    return scores.train_ids[order.indices[order.values > threshold]]
 
 
 def otsu(values: Tensor) -> float:

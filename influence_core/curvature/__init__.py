@@ -12,11 +12,13 @@ gradients that EK-FAC's eigenvalues and several uses of one module need.
 from influence_core.curvature import inverses
 from influence_core.curvature.ascent import Ascent, check_radius
 from influence_core.curvature.conjugate import conjugate_gradient
+from influence_core.curvature.gmres import gmres
 from influence_core.curvature.kfac import KFAC, Eigenbasis
 from influence_core.curvature.kronecker import Layer
 from influence_core.curvature.labels import LabelScore, label_scores, label_slopes, squared_norms_of_labels
 from influence_core.curvature.lanczos import Eigenpairs, lanczos, largest_eigenvalue
 from influence_core.curvature.least_squares import Columns, LeastSquares, solve_lsqr, solve_series
+from influence_core.curvature.neumann import neumann
 from influence_core.curvature.operators import (
     CurvatureName,
     Fisher,
@@ -26,9 +28,9 @@ from influence_core.curvature.operators import (
     mean_diagonal,
     operator,
 )
-from influence_core.curvature.outputs import Draw, at_outputs, linear_loss, output_hessian
+from influence_core.curvature.outputs import Draw, at_outputs, linear_loss, output_gradient, output_hessian
 from influence_core.curvature.perturbed import climbed
-from influence_core.curvature.solvers import Product, Solution, gmres, neumann
+from influence_core.curvature.solution import Product, Solution
 from influence_core.curvature.vectors import Shapes, Vectors, flatten, unflatten
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "mean_diagonal",
     "neumann",
     "operator",
+    "output_gradient",
     "output_hessian",
     "solve_lsqr",
     "solve_series",

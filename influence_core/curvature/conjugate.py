@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from influence_core.curvature.solvers import Product, Solution, _check, _norms, _tiny
+from influence_core.curvature.solution import Product, Solution, check_system, norms_of, tiny
 from influence_core.curvature.vectors import orthogonalised
 from influence_core.errors import InvalidInput
 
@@ -45,11 +45,11 @@ def conjugate_gradient(
     from x, as long as that helps.
 
     Args:
-        product: The matrix.
+        product: the matrix.
         b: Right-hand sides, ``[R, P]``.
-        tolerance: On the relative residual.
-        max_iterations: In all, restarts included, for each right-hand side.
-        preconditioner: An approximate inverse M, symmetric and positive definite.
+        tolerance: on the relative residual.
+        max_iterations: in all, restarts included, for each right-hand side.
+        preconditioner: an approximate inverse M, symmetric and positive definite.
 
     Returns:
         The solution; columns with ``b = 0`` have ``x = 0``.
@@ -59,7 +59,7 @@ def conjugate_gradient(
         >>> conjugate_gradient(lambda rows: rows @ a, torch.tensor([[2.0, 4.0]])).x.round(decimals=3)
         tensor([[1., 1.]])
     """
-    _check(b, tolerance, max_iterations)
+    check_system(b, tolerance, max_iterations)
     row = b.shape[1] * b.element_size() * (1 if preconditioner is None else 2)
     fits = int(BASIS_MIB * 2**20) // max(1, row)
     kept = min(KEPT, max_iterations, fits)
@@ -80,11 +80,11 @@ def _solved(
     product: Product, b: Tensor, tolerance: float, most: int, preconditioner: Product | None, kept: int
 ) -> Solution:
     """The solution for right-hand sides whose residuals fit into memory."""
-    x, norms = torch.zeros_like(b), _norms(b)
+    x, norms = torch.zeros_like(b), norms_of(b)
     negative = torch.zeros(len(b), dtype=torch.bool, device=b.device)
     residual, used, best = b.clone(), 0, torch.full_like(norms, torch.inf)
     while True:
-        relative = _norms(residual) / norms.clamp_min(_tiny(norms))
+        relative = norms_of(residual) / norms.clamp_min(tiny(norms))
         open_ = (relative > tolerance) & ~negative & (relative < 0.5 * best)
         best = torch.minimum(best, relative)
         if used >= most or not bool(open_.any()):
@@ -111,7 +111,7 @@ def _round(
     r = residual[columns].clone()
     z = precondition(r)
     direction, rho = z.clone(), _dots(r, z)
-    targets = torch.maximum(targets, torch.finfo(r.dtype).eps * _norms(residual))  # less is rounding
+    targets = torch.maximum(targets, torch.finfo(r.dtype).eps * norms_of(residual))  # less is rounding
     bases = [_Kept(row, min(kept, most), preconditioner is not None) for row in r]
     for step in range(1, most + 1):
         curved = product(direction)
@@ -125,7 +125,7 @@ def _round(
         r -= alpha[:, None].to(x) * curved
         for i, one in enumerate(bases):
             r[i] = one.orthogonalised(r[i])
-        keep = (_norms(r) > targets[columns]) & ~bad
+        keep = (norms_of(r) > targets[columns]) & ~bad
         done = ~bad & (~keep if step < most else torch.ones_like(keep))
         for i in done.nonzero().flatten().tolist():
             x[columns[i]] += bases[i].missing()

@@ -48,9 +48,9 @@ class KFAC:
     """A fitted K-FAC and EK-FAC. ``KroneckerInverse.of`` inverts it: another damping never fits again.
 
     Attributes:
-        layers: The layers with Kronecker blocks.
-        bases: Weight name -> its eigenbasis.
-        diagonal: Parameter name -> diagonal of the Fisher matrix, for parameters outside these layers: scales and
+        layers: the layers with Kronecker blocks.
+        bases: weight name -> its eigenbasis.
+        diagonal: parameter name -> diagonal of the Fisher matrix, for parameters outside these layers: scales and
             shifts of norms, embeddings, and what has no layer rule. Nothing is left out.
     """
 
@@ -73,14 +73,14 @@ class KFAC:
         """Two sweeps: one for the factors, one for the eigenvalues in their eigenbasis.
 
         Args:
-            model: The model, in eval mode.
-            loss: One loss per sample.
+            model: in eval mode; it is only read.
+            loss: one loss per sample.
             data: N samples.
             draw: ``sampled`` draws every label once from the model (the true Fisher matrix, estimated); ``exact`` takes
                 the expectation, at K times the cost; ``empirical`` takes the given labels.
-            seed: Of the labels; they depend neither on batches nor on each other.
-            parameters: Which parameters.
-            **options: Of ``influence_core.gradients.sweep``.
+            seed: of the labels; they depend neither on batches nor on each other.
+            parameters: which parameters.
+            **options: of ``influence_core.gradients.sweep``.
 
         Returns:
             The factors.
@@ -110,7 +110,7 @@ class KFAC:
         """A layer's block as a matrix, for small layers and for tests.
 
         Args:
-            weight: Name of the weight.
+            weight: name of the weight.
             corrected: EK-FAC's; else K-FAC's.
 
         Returns:
@@ -173,7 +173,7 @@ class _Factors:
         """A layer's eigenbasis, float64.
 
         Args:
-            layer: Which.
+            layer: which.
 
         Returns:
             Q_A, Q_S and K-FAC's eigenvalues.

@@ -13,9 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from influence_core.gradients import Block, Selection
-from influence_core.gradients.forms import Convolution, Form
-from influence_core.gradients.forms.base import Sum
+from influence_core.gradients import Block, Convolution, Form, Selection, Sum
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _PATCH_BYTES = 32 * 2**20
@@ -26,10 +24,10 @@ class Layer:
     """A layer with Kronecker blocks.
 
     Attributes:
-        path: Name of (the first of) the modules that own the weight.
-        weight: Name of the weight.
-        bias: Name of the bias that is the last column, or None.
-        shape: Of the weight.
+        path: name of (the first of) the modules that own the weight.
+        weight: name of the weight.
+        bias: name of the bias that is the last column, or None.
+        shape: of the weight.
         groups: G; 1 but for convolutions.
     """
 
@@ -58,7 +56,7 @@ class Layer:
         """Stacked vectors as matrices.
 
         Args:
-            vectors: Parameter name -> ``[R, *shape]``.
+            vectors: parameter name -> ``[R, *shape]``.
 
         Returns:
             ``[R, G, C/G, K']``.
@@ -106,8 +104,8 @@ def find_layers(model: nn.Module, selection: Selection) -> list[Layer]:
     A weight used by several modules makes one layer, without bias, since each module adds a bias of its own.
 
     Args:
-        model: The model.
-        selection: The parameters wanted.
+        model: whose parameters they are.
+        selection: the parameters wanted.
 
     Returns:
         The layers.
@@ -135,7 +133,7 @@ def factors(form: Form, groups: int) -> Iterator[tuple[list[Tensor], list[Tensor
     """The gradient's two sides, group by group, a few samples at a time; uses of one weight are more positions.
 
     Args:
-        form: The weight's gradients.
+        form: the weight's gradients.
         groups: G.
 
     Returns:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from influence_core.curvature.solvers import Product
+from influence_core.curvature.solution import Product
 from influence_core.curvature.vectors import orthogonalised
 from influence_core.errors import InvalidInput
 from influence_core.progress import track
@@ -19,9 +19,9 @@ class Eigenpairs:
 
     Attributes:
         values: float64 ``[R]``.
-        vectors: Orthonormal rows, ``[R, P]``.
+        vectors: orthonormal rows, ``[R, P]``.
         residuals: ``||A u - value u||`` as the Krylov space sees it, float64 ``[R]``; 0 is exact.
-        steps: Dimension of the Krylov space.
+        steps: dimension of the Krylov space.
     """
 
     values: Tensor
@@ -38,11 +38,11 @@ def lanczos(product: Product, size: int, steps: int, *, like: Tensor, seed: int 
     direction, so that P steps give all eigenpairs.
 
     Args:
-        product: The matrix.
+        product: the matrix.
         size: P.
         steps: n; at most P are made.
-        like: A tensor of the device and type wanted.
-        seed: Of the start and of new directions.
+        like: a tensor of the device and type wanted.
+        seed: of the start and of new directions.
 
     Returns:
         n eigenpairs.
@@ -88,11 +88,11 @@ def largest_eigenvalue(product: Product, size: int, *, like: Tensor, steps: int 
     """The eigenvalue of largest magnitude, by power iteration from a random start.
 
     Args:
-        product: The matrix.
+        product: the matrix.
         size: P.
-        like: A tensor of the device and type wanted.
-        steps: Products made.
-        seed: Of the start.
+        like: a tensor of the device and type wanted.
+        steps: products made.
+        seed: of the start.
 
     Returns:
         Its magnitude, from below: the true one may be a few per cent larger.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from influence_core.curvature.solvers import Product
+from influence_core.curvature.solution import Product
 from influence_core.errors import InvalidInput
 
 _LARGEST = 1e6
@@ -46,9 +46,9 @@ class Columns:
     """Columns and rows of a symmetric matrix.
 
     Args:
-        product: The matrix, ``[R, P] -> [R, P]``.
-        columns: Which columns, boolean ``[P]``.
-        rows: Which rows, boolean ``[P]``; None for all.
+        product: the matrix, ``[R, P] -> [R, P]``.
+        columns: which columns, boolean ``[P]``.
+        rows: which rows, boolean ``[P]``; None for all.
 
     Example:
         >>> h = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
@@ -89,8 +89,8 @@ def solve_lsqr(
         block: A.
         b: ``[P]``.
         damping: delta.
-        tolerance: On the residual, as ``LeastSquares`` has it.
-        max_iterations: Of two products each. Fewer leave the directions of small curvature alone, as damping does.
+        tolerance: on the residual, as ``LeastSquares`` has it.
+        max_iterations: of two products each. Fewer leave the directions of small curvature alone, as damping does.
 
     Returns:
         The solution; of least norm where there are several.
@@ -144,7 +144,8 @@ def _small(bidiagonal: Tensor, length: float, damping: float) -> Tensor:
     matrix = torch.cat([bidiagonal, damping * torch.eye(size, dtype=bidiagonal.dtype)])
     right = torch.zeros(len(matrix), 1, dtype=bidiagonal.dtype)
     right[0] = length
-    solution: Tensor = torch.linalg.lstsq(matrix, right).solution[:, 0]
+    # Its default, gelsy, gives other last bits from call to call, by where its work space happens to lie in memory.
+    solution: Tensor = torch.linalg.lstsq(matrix, right, driver="gelsd").solution[:, 0]
     return solution
 
 
@@ -172,9 +173,9 @@ def solve_series(
         block: A.
         b: ``[P]``.
         damping: delta.
-        tolerance: On the change, for each column.
-        max_iterations: Steps of the series that counts, of two products each.
-        step: By what M grows.
+        tolerance: on the change, for each column.
+        max_iterations: steps of the series that counts, of two products each.
+        step: by what M grows.
 
     Returns:
         The sum so far; ``converged`` says that the changes became small, ``residual`` how far it is from the minimum.

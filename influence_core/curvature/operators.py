@@ -15,17 +15,24 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from influence_core.batches import batch_size_for
 from influence_core.curvature.outputs import Draw, at_outputs, linear_loss, output_hessian
 from influence_core.curvature.vectors import Vectors, flatten, unflatten
 from influence_core.errors import InvalidInput
-from influence_core.gradients import Choice, check_model, select, squared_norms
-from influence_core.gradients.contexts import no_autocast, no_fast_attention, unchanged_buffers
-from influence_core.gradients.data import Samples
-from influence_core.gradients.memory import batch_size_for
-from influence_core.gradients.sweep import planned
+from influence_core.gradients import (
+    Choice,
+    Samples,
+    check_model,
+    no_autocast,
+    plain_attention,
+    planned,
+    select,
+    squared_norms,
+)
 from influence_core.losses import Loss
+from influence_core.models.private import private
+from influence_core.progress import tick
 
 MEMORY_MIB = 256.0
 EXACT_OUTPUTS = 16
@@ -38,21 +45,24 @@ GRAPH_FACTOR = 4.0
 class Operator(ABC):
     """A symmetric curvature matrix, P x P, known by its products.
 
+    The model is only read: every product runs on a private copy of its own, so that any number of threads may take
+    products with one operator, and a buffer that a forward pass moves does not make the next product another one.
+
     Attributes:
-        model: The model, in eval mode.
-        shapes: Parameter name -> shape, in the order of a row.
+        model: in eval mode; it is only read.
+        shapes: parameter name -> shape, in the order of a row.
         size: P.
         weight_decay: lambda.
         damping: delta.
 
     Args:
-        model: The model, in eval mode; it is not changed.
-        loss: One loss per sample.
+        model: in eval mode.
+        loss: one loss per sample.
         data: N samples: a map-style dataset, a pair of tensors, or anything with ``batch(ids)`` and a length.
-        parameters: Which parameters; see ``influence_core.gradients.select``. Masks are not possible here.
+        parameters: which parameters; see ``influence_core.gradients.select``. Masks are not possible here.
         weight_decay: lambda of the penalty lambda/2 ||w||^2.
         damping: delta, absolute.
-        batch_size: Samples per batch; None to fit 256 MiB.
+        batch_size: samples per batch; None to fit 256 MiB.
 
     Raises:
         InvalidInput: If the model cannot be differentiated sample by sample, or a mask is given.
@@ -84,8 +94,9 @@ class Operator(ABC):
         first = self.parameters[0]
         self._samples = Samples(data, None, first.device, first.dtype)
         if batch_size is None:
-            with unchanged_buffers(model):
-                plan, _ = planned(model, selection, loss, self._samples)
+            with plain_attention():
+                mine = private(model)
+                plan, _ = planned(mine, select(mine, selection), loss, self._samples)
             batch_size = batch_size_for(MEMORY_MIB, GRAPH_FACTOR * plan.bytes_per_sample, len(self._samples), most=256)
         self._batch_size = batch_size
 
@@ -98,12 +109,13 @@ class Operator(ABC):
         Returns:
             ``[R, P]``.
         """
+        mine = self._private()
         shift = self.weight_decay + self.damping
         vectors = self._by_vector(rows)
         total = torch.zeros_like(rows)
-        with _second_order(self.model):
+        with _second_order():
             for ids, inputs, labels in self._batches():
-                for r, parts in enumerate(self._products(ids, inputs, labels, vectors)):
+                for r, parts in enumerate(mine._products(ids, inputs, labels, vectors)):
                     total[r] += _joined(parts, self.parameters).to(total)
         return total.div_(len(self._samples)).add_(rows, alpha=shift)
 
@@ -122,14 +134,22 @@ class Operator(ABC):
         first = self.parameters[0]
         return self(torch.eye(self.size, device=first.device, dtype=first.dtype))
 
+    def _private(self) -> Self:
+        """The same matrix on a model that nobody else uses."""
+        mine = copy.copy(self)
+        mine.model = private(self.model)
+        own = dict(mine.model.named_parameters())
+        mine.parameters = [own[name] for name in self.shapes]
+        return mine
+
     def _by_vector(self, rows: Tensor) -> list[list[Tensor]]:
         """Each vector by parameter."""
         stacked = unflatten(rows.detach().to(self.parameters[0]), self.shapes)
         return [[v[r] for v in stacked.values()] for r in range(len(rows))]
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for begin in range(0, len(self._samples), self._batch_size):
-            ids = torch.arange(begin, min(begin + self._batch_size, len(self._samples)))
+        for ids in torch.arange(len(self._samples)).split(self._batch_size):
+            tick()
             yield ids, *self._samples.batch(ids)
 
     @abstractmethod
@@ -167,11 +187,12 @@ class GaussNewton(Operator):
         Returns:
             ``[R, N, K]``.
         """
+        mine = self._private()
         vectors = self._by_vector(rows)
         parts = []
-        with _second_order(self.model):
+        with _second_order():
             for _, inputs, _ in self._batches():
-                outputs, changes = self._along(inputs, vectors)
+                outputs, changes = mine._along(inputs, vectors)
                 parts.append(torch.stack([outputs.new_zeros(outputs.shape) if c is None else c for c in changes]))
         return torch.cat(parts, dim=1)
 
@@ -204,11 +225,11 @@ class Fisher(GaussNewton):
     r"""A Fisher matrix :math:`\frac1N\sum_n g_n g_n^\top + (\lambda+\delta)I`.
 
     Args:
-        *args: Of ``Operator``.
+        *args: of ``Operator``.
         draw: ``empirical`` for gradients with the given labels; ``sampled`` for labels drawn once from the model,
             an unbiased estimate of the true Fisher matrix; ``exact`` for its expectation.
-        seed: Of the draw.
-        **options: Of ``Operator``.
+        seed: of the draw.
+        **options: of ``Operator``.
     """
 
     def __init__(self, *args: Any, draw: Draw = "sampled", seed: int = 0, **options: Any) -> None:
@@ -227,11 +248,11 @@ def mean_diagonal(model: nn.Module, loss: Loss, data: Any, parameters: Choice = 
     per sample, :math:`\frac{1}{NP}\sum_n\lVert J_n^\top s_n\rVert^2`.
 
     Args:
-        model: The model, in eval mode.
-        loss: One loss per sample.
+        model: in eval mode; it is only read.
+        loss: one loss per sample.
         data: N samples.
-        parameters: Which parameters.
-        seed: Of the draw.
+        parameters: which parameters.
+        seed: of the draw.
 
     Returns:
         The mean, without weight decay and damping.
@@ -240,10 +261,9 @@ def mean_diagonal(model: nn.Module, loss: Loss, data: Any, parameters: Choice = 
         InvalidInput: If it is zero, so that nothing can be relative to it.
     """
     first = next(model.parameters())
-    with torch.no_grad():
-        few = (
-            model(Samples(data, None, first.device, first.dtype).batch(torch.tensor([0]))[0]).shape[-1] <= EXACT_OUTPUTS
-        )
+    one, _ = Samples(data, None, first.device, first.dtype).batch(torch.tensor([0]))
+    with plain_attention(), torch.no_grad():
+        few = private(model)(one).shape[-1] <= EXACT_OUTPUTS
     total = sum(
         float(squared_norms(model, linear_loss, data, labels=drawn, parameters=parameters).mean(dtype=torch.float64))
         for drawn in at_outputs(model, loss, data, "exact" if few else "sampled", seed)
@@ -265,8 +285,8 @@ def operator(kind: CurvatureName, *args: Any, **options: Any) -> Operator:
 
     Args:
         kind: ``ggn`` or ``hessian``.
-        *args: Of ``Operator``.
-        **options: Of ``Operator``.
+        *args: of ``Operator``.
+        **options: of ``Operator``.
 
     Returns:
         The operator.
@@ -298,13 +318,11 @@ def _joined(parts: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Ten
 
 
 @contextlib.contextmanager
-def _second_order(model: nn.Module) -> Iterator[None]:
-    """Gradients are on, and nothing is used that has no second derivative or leaves traces in the model."""
+def _second_order() -> Iterator[None]:
+    """Gradients are on, and nothing is used that has no second derivative."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(no_fast_attention())
+        stack.enter_context(plain_attention())
         stack.enter_context(no_autocast())
-        stack.enter_context(unchanged_buffers(model))
         yield

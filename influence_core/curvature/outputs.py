@@ -15,14 +15,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from influence_core.batches import OUTPUT_MATRICES, id_batches
 from influence_core.errors import InvalidInput
-from influence_core.gradients.data import Samples
+from influence_core.gradients import Samples, plain_attention
 from influence_core.losses import Loss, cross_entropy
+from influence_core.models.private import private
+from influence_core.progress import tick
 
 Draw = Literal["sampled", "exact", "empirical"]
 """``sampled``: one draw per sample; ``exact``: all K of them; ``empirical``: the gradient with the given label."""
 
-_BATCH = 256
 _DRAWS = ("sampled", "exact", "empirical")
 
 
@@ -46,12 +48,12 @@ def at_outputs(model: nn.Module, loss: Loss, data: Any, draw: Draw = "sampled", 
     samples; equal inputs draw alike.
 
     Args:
-        model: The model, in eval mode, with outputs ``[B, K]``.
-        loss: One loss per sample.
-        data: As for ``influence_core.gradients.sweep``.
-        draw: See ``Draw``. For a loss other than cross-entropy the square root of its Hessian takes the place of the
+        model: in eval mode and only read, with outputs ``[B, K]``.
+        loss: one loss per sample.
+        data: as for ``influence_core.gradients.sweep``.
+        draw: see ``Draw``. For a loss other than cross-entropy the square root of its Hessian takes the place of the
             softmax: times random signs for ``sampled``, column by column for ``exact``.
-        seed: Of the draw.
+        seed: of the draw.
 
     Returns:
         A list of ``[N, K]``: one tensor, or K for ``exact``.
@@ -61,13 +63,14 @@ def at_outputs(model: nn.Module, loss: Loss, data: Any, draw: Draw = "sampled", 
     """
     if draw not in _DRAWS:
         raise InvalidInput(f"draw is {draw!r}; choose one of {', '.join(map(repr, _DRAWS))}")
+    model = private(model)
     parameter = next(model.parameters())
     samples = Samples(data, None, parameter.device, parameter.dtype)
     pieces: list[list[Tensor]] = []
-    for begin in range(0, len(samples), _BATCH):
-        ids = torch.arange(begin, min(begin + _BATCH, len(samples)))
+    for ids in id_batches(len(samples), OUTPUT_MATRICES):
+        tick()
         inputs, labels = samples.batch(ids)
-        with torch.no_grad():
+        with plain_attention(), torch.no_grad():
             outputs = model(inputs)
         if outputs.dim() != 2:
             raise InvalidInput(f"the model gives outputs {tuple(outputs.shape)}, expected [samples, classes]")

@@ -20,8 +20,8 @@ def flatten(vectors: Mapping[str, Tensor], shapes: Shapes) -> Tensor:
     """Stacked vectors as rows.
 
     Args:
-        vectors: Parameter name -> ``[R, *shape]``.
-        shapes: The parameters, in the order wanted.
+        vectors: parameter name -> ``[R, *shape]``.
+        shapes: the parameters, in the order wanted.
 
     Returns:
         ``[R, P]``.
@@ -52,7 +52,7 @@ def unflatten(rows: Tensor, shapes: Shapes) -> Vectors:
 
     Args:
         rows: ``[R, P]``.
-        shapes: The parameters, in the order of the rows.
+        shapes: the parameters, in the order of the rows.
 
     Returns:
         Parameter name -> ``[R, *shape]``; views.
@@ -81,8 +81,8 @@ def orthogonalised(vector: Tensor, basis: Tensor, dual: Tensor | None = None) ->
 
     Args:
         vector: ``[P]``.
-        basis: Orthonormal rows, ``[K, P]``.
-        dual: Rows whose inner products with the basis are the identity, ``[K, P]``; by default the basis itself.
+        basis: orthonormal rows, ``[K, P]``.
+        dual: rows whose inner products with the basis are the identity, ``[K, P]``; by default the basis itself.
 
     Returns:
         The coefficients that were taken off, float64 ``[K]``, and what is left, ``[P]``.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from influence_core.data.labels import check_labels, label_tensor, read_labels
+from influence_core.data.reading import check_repeatable, reading_lock
 from influence_core.errors import InvalidInput, NotSupported
+from influence_core.identity import add_tensor
 
 PictureSource = Callable[[int], Any]
 """Gives what a person should see of sample ``i``: a ``PIL.Image``, or a ``uint8`` array [H, W] or [H, W, 3]."""
@@ -23,7 +29,11 @@ PictureSource = Callable[[int], Any]
 _CHUNK = 512
 
 
-class LabelledDataset(Dataset[tuple[Tensor, int]]):
+class Shareable:
+    """Base of datasets that several threads may read at once; all others are read by one thread at a time."""
+
+
+class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
     """A dataset of ``(input tensor, label)`` whose labels can be read, compared and replaced without loading inputs.
 
     Args:
@@ -62,7 +72,10 @@ class LabelledDataset(Dataset[tuple[Tensor, int]]):
         self.base = base
         self.name = name
         size: int = len(base)
-        self.labels = label_tensor(read_labels(base, name) if labels is None else labels, size, f"{name} labels")
+        self._make_locks()
+        with self._alone():
+            given = read_labels(base, name) if labels is None else labels
+        self.labels = label_tensor(given, size, f"{name} labels")
         self.true_labels = None if true_labels is None else label_tensor(true_labels, size, f"{name} true labels")
         self.class_names = None if class_names is None else [str(c) for c in class_names]
         if self.class_names is not None:
@@ -78,8 +91,25 @@ class LabelledDataset(Dataset[tuple[Tensor, int]]):
             raise InvalidInput(f"the {name} set has {size} samples but {len(filepaths)} file paths")
         self.filepaths = None if filepaths is None else [str(p) for p in filepaths]
         self._pictures = pictures
-        self._fingerprint: str | None = None
-        self._not_finite: list[int] = []
+        self._scanned: tuple[str, tuple[int, ...]] | None = None
+
+    def _make_locks(self) -> None:
+        self._scanning = threading.RLock()
+        self._reading = reading_lock(self.base)
+
+    def _alone(self) -> AbstractContextManager[Any]:
+        """One thread at a time, unless the base is known to need no such care."""
+        shareable = isinstance(self.base, (Shareable, TensorDataset))
+        return contextlib.nullcontext() if shareable else self._reading
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the locks, which a copy gets anew."""
+        return {name: value for name, value in vars(self).items() if name not in ("_scanning", "_reading")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What ``copy.deepcopy`` and ``pickle`` call."""
+        vars(self).update(state)
+        self._make_locks()
 
     def __len__(self) -> int:
         """Number of samples N."""
@@ -122,7 +152,8 @@ class LabelledDataset(Dataset[tuple[Tensor, int]]):
             return self.base.tensors[0][ids], labels
         inputs = getattr(self.base, "inputs", None)
         if callable(inputs):  # a dataset that can give many inputs at once
-            return inputs(ids), labels
+            with self._alone():
+                return inputs(ids), labels
         return stack_inputs([self._input(int(i)) for i in ids], ids.tolist(), self.name), labels
 
     def picture(self, index: int) -> Image.Image:
@@ -139,7 +170,8 @@ class LabelledDataset(Dataset[tuple[Tensor, int]]):
         """
         if self._pictures is None:
             return _tensor_picture(self._input(index), self.name)
-        shown = self._pictures(index)
+        with self._alone():
+            shown = self._pictures(index)
         image = shown if isinstance(shown, Image.Image) else Image.fromarray(np.asarray(shown))
         return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
@@ -198,7 +230,7 @@ class LabelledDataset(Dataset[tuple[Tensor, int]]):
             labels=self.labels[ids],
             true_labels=None if self.true_labels is None else self.true_labels[ids],
             class_names=self.class_names,
-            pictures=None if source is None else lambda i: source(listed[i]),
+            pictures=None if source is None else _SubsetPictures(source, listed),
             filepaths=None if self.filepaths is None else [self.filepaths[i] for i in listed],
             name=self.name,
         )
@@ -206,10 +238,7 @@ class LabelledDataset(Dataset[tuple[Tensor, int]]):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all inputs, given labels and their order; computed once."""
-        if self._fingerprint is None:
-            self._not_finite = []
-            self._fingerprint = _digest(itertools.chain([self.labels], self._chunks()))
-        return self._fingerprint
+        return self._scan()[0]
 
     def check_finite(self) -> None:
         """Refuse NaN and infinity; the inputs are read once, together with the fingerprint.
@@ -217,24 +246,45 @@ class LabelledDataset(Dataset[tuple[Tensor, int]]):
         Raises:
             InvalidInput: naming the first image.
         """
-        if self.fingerprint and self._not_finite:
-            first, count = self._not_finite[0], len(self._not_finite)
+        bad = self._scan()[1]
+        if bad:
             raise InvalidInput(
-                f"{self.name} image {first} has values that are NaN or infinite ({count} of {len(self)} images have "
-                "some): mend the file or its transform, or leave it out with dataset.subset(ids)"
+                f"{self.name} image {bad[0]} has values that are NaN or infinite ({len(bad)} of {len(self)} images "
+                "have some): mend the file or its transform, or leave it out with dataset.subset(ids)"
             )
 
-    def _chunks(self) -> Iterator[Tensor]:
-        """All inputs, some at a time; notes which are not finite."""
+    def check_repeatable(self) -> None:
+        """Refuse a random transform: some samples, spread evenly, are read twice (all of them if they are few).
+
+        Raises:
+            InvalidInput: naming the first sample that differs.
+        """
+        check_repeatable(self)
+
+    def _scan(self) -> tuple[str, tuple[int, ...]]:
+        """Fingerprint, and the samples that are not finite; whoever comes second waits for the first."""
+        with self._scanning:
+            if self._scanned is None:
+                bad: list[int] = []
+                digest = _digest(itertools.chain([self.labels], self._chunks(bad)))
+                self._scanned = digest, tuple(bad)
+            return self._scanned
+
+    def _chunks(self, bad: list[int]) -> Iterator[Tensor]:
+        """All inputs, some at a time; the ids of those that are not finite are added to ``bad``."""
         for start in range(0, len(self), _CHUNK):
             inputs = self.batch(torch.arange(start, min(start + _CHUNK, len(self))))[0]
             if inputs.is_floating_point():
-                bad = ~torch.isfinite(inputs).reshape(len(inputs), -1).all(1)
-                self._not_finite += (bad.nonzero().flatten() + start).tolist()
+                wrong = ~torch.isfinite(inputs).reshape(len(inputs), -1).all(1)
+                bad += (wrong.nonzero().flatten() + start).tolist()
             yield inputs
 
     def _input(self, index: int) -> Tensor:
-        item = self.base.tensors[0][index] if isinstance(self.base, TensorDataset) else self.base[index][0]
+        if isinstance(self.base, TensorDataset):
+            item: Any = self.base.tensors[0][index]
+        else:
+            with self._alone():
+                item = self.base[index][0]
         if not isinstance(item, Tensor):
             raise InvalidInput(
                 f"{self.name} sample {index} has a {type(item).__name__} as input, a tensor is needed: "
@@ -243,7 +293,7 @@ class LabelledDataset(Dataset[tuple[Tensor, int]]):
         return item
 
 
-class _Subset(Dataset[tuple[Tensor, int]]):
+class _Subset(Shareable, Dataset[tuple[Tensor, int]]):
     """Index into another dataset; ``LabelledDataset`` brings its own labels, so only inputs are read here."""
 
     def __init__(self, base: LabelledDataset, ids: list[int]) -> None:
@@ -258,6 +308,17 @@ class _Subset(Dataset[tuple[Tensor, int]]):
 
     def inputs(self, ids: Tensor) -> Tensor:
         return self.base.batch([self.ids[i] for i in ids.tolist()])[0]
+
+
+@dataclass(frozen=True)
+class _SubsetPictures:
+    """Pictures of a subset; a class, because a lambda cannot be pickled."""
+
+    source: PictureSource
+    ids: list[int]
+
+    def __call__(self, index: int) -> Any:
+        return self.source(self.ids[index])
 
 
 def wrap(dataset: Dataset[Any], name: str, class_names: Sequence[str] | None = None) -> LabelledDataset:
@@ -324,7 +385,5 @@ def _tensor_picture(tensor: Tensor, name: str) -> Image.Image:
 def _digest(tensors: Iterable[Tensor]) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        add_tensor(digest, tensor)
     return digest.hexdigest()

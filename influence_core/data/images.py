@@ -13,14 +13,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from influence_core.data.dataset import LabelledDataset, stack_inputs
+from influence_core.data.dataset import LabelledDataset, Shareable, stack_inputs
 from influence_core.errors import InvalidInput
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
-class EncodedImages(Dataset[tuple[Tensor, int]]):
+class EncodedImages(Shareable, Dataset[tuple[Tensor, int]]):
     """Encoded pictures (bytes or files), decoded when asked for and normalised as the model expects.
+
+    Each read opens its file anew, so several threads may read at once.
 
     Args:
         sources: the bytes of a picture file, or its path, for each sample.

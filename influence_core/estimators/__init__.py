@@ -29,7 +29,7 @@ from influence_core.estimators.influence_functions.datainf import DataInf
 from influence_core.estimators.influence_functions.ekfac import EKFAC
 from influence_core.estimators.influence_functions.last_layer import LastLayer
 from influence_core.estimators.influence_functions.lissa import LiSSA
-from influence_core.estimators.registry import available, get
+from influence_core.estimators.registry import FIRST, available, get
 from influence_core.estimators.sharpness.samgif import SAMGIF
 from influence_core.estimators.sharpness.samhif import SAMHIF
 from influence_core.estimators.sharpness.samif import SAMIF
@@ -38,6 +38,7 @@ __all__ = [
     "EKFAC",
     "EL2N",
     "FIF",
+    "FIRST",
     "FVM",
     "GEX",
     "GIF",

@@ -31,6 +31,7 @@ from influence_core.errors import InfluenceError, InvalidInput, NotFitted, NotSu
 from influence_core.estimators.changes import DataChange, ParameterChange, checked_ids, data_change
 from influence_core.estimators.parameters import check_numbers, check_types, plain
 from influence_core.estimators.state import Reader, Writer
+from influence_core.identity import check_identified
 from influence_core.measure import Cost, measure
 from influence_core.models import load_tensors, read_facts, save_tensors
 from influence_core.scores import Coverage, Scale, ScoreKind, Scores
@@ -58,9 +59,9 @@ class Estimator(ABC):
         paper: where the method comes from.
         needs: of "trajectory", "validation".
         cost: in forward and backward passes of one sample.
+        solves_each_query: whether every test image costs a solve over the training set, not a share of one sweep.
         reasons: public method -> why the theory does not give it.
         scales: kind of scores -> "nats"; "rank only" where not named.
-        solves_each_query: whether each test image costs a solve, so that none should be asked for in advance.
         exempt: check of ``ic.testing`` -> why the theory does not give what it asks for.
         learned: names of the attributes that ``fit`` sets; a file can set these and no others.
         learned_classes: dataclasses that a learned value may consist of, beside those of this package.
@@ -71,9 +72,9 @@ class Estimator(ABC):
     paper: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = ""
+    solves_each_query: ClassVar[bool] = False
     reasons: ClassVar[dict[str, str]] = {}
     scales: ClassVar[dict[str, Scale]] = {}
-    solves_each_query: ClassVar[bool] = False
     exempt: ClassVar[dict[str, str]] = {}
     learned: ClassVar[tuple[str, ...]] = ()
     learned_classes: ClassVar[tuple[type, ...]] = ()
@@ -100,8 +101,8 @@ class Estimator(ABC):
             study: a trained model with its datasets; it is not changed.
 
         Returns:
-            The estimator itself. Fitting again forgets what was learned before; until the work is done, other threads
-            that ask are answered by what was learned before.
+            The estimator itself. Fitting again forgets what was learned before, once the work is done: until then, and
+            if it fails, the estimator answers as before.
 
         Raises:
             NotSupported: if the study lacks what the method needs.
@@ -130,10 +131,12 @@ class Estimator(ABC):
 
         Raises:
             NotFitted: before ``fit``.
-            NotSupported: if something that was learned cannot be written; the message names it.
+            NotSupported: if something that was learned cannot be written, or the study has parts that cannot be
+                identified; the message names it.
         """
         if not hasattr(self, "study_"):
             raise NotFitted(f"fit first: {type(self).__name__}(...).fit(study).save({str(path)!r})")
+        check_identified(self.study_.unidentified, f"this {self.title}")
         writer = Writer(self.study_, self.learned_classes, self.title)
         learned = {n: v for n, v in vars(self).items() if n.endswith("_") and n not in _OWN}
         undeclared = sorted(learned.keys() - self.declared())
@@ -171,7 +174,7 @@ class Estimator(ABC):
             InvalidInput: if the file holds no such estimator.
             StaleResult: if it was fitted on another study.
         """
-        tensors, facts = load_tensors(path), read_facts(path, "estimator")
+        tensors, facts = load_tensors(path, sealed=True), read_facts(path, "estimator")
         if facts is None:
             raise InvalidInput(f"{path} holds no estimator; write one with estimator.fit(study).save(path)")
         with _as_saved_by_this_version(path):
@@ -418,6 +421,7 @@ class Estimator(ABC):
             "fit_seconds": self.fit_cost_.seconds,
             "peak_memory_mib": _largest(cost.peak_memory_mib, self.fit_cost_.peak_memory_mib),
             "residual": None,
+            **({"unidentified": self.study_.unidentified} if self.study_.unidentified else {}),
             **settled,
             **facts,
             **({"warnings": list(dict.fromkeys(said))} if said else {}),

@@ -10,6 +10,9 @@ import pandas as pd
 from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator, all_estimators
 
+FIRST = "tracin"
+"""What to open with where nobody has chosen: it explains and detects, from checkpoints alone, in seconds."""
+
 
 def get(name: str, **parameters: Any) -> Estimator:
     """Make an estimator by its lower-case name.

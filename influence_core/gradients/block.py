@@ -18,9 +18,9 @@ class SampleGradients:
     """One parameter's gradients for a batch; formed at most once, and only if somebody asks.
 
     Attributes:
-        name: The parameter's name.
-        form: How the gradients were recorded. Does not know of the mask.
-        mask: Which entries count, of the parameter's shape, or None for all.
+        name: the parameter's name.
+        form: how the gradients were recorded. Does not know of the mask.
+        mask: which entries count, of the parameter's shape, or None for all.
     """
 
     def __init__(self, name: str, form: Form, mask: Tensor | None = None, itemsize: int = 4) -> None:
@@ -104,7 +104,7 @@ class Block(Mapping[str, SampleGradients]):
     """Name -> per-sample gradients, for parameters of one layer, and which samples these are.
 
     Attributes:
-        samples: The samples' places in the sweep.
+        samples: the samples' places in the sweep.
     """
 
     def __init__(self, gradients: dict[str, SampleGradients], samples: slice) -> None:
@@ -129,12 +129,12 @@ class SweepContext:
     """What a consumer learns before the first batch.
 
     Attributes:
-        samples: Number of samples N.
-        shapes: Name -> shape, of the parameters chosen.
-        masks: Name -> boolean mask, where only some entries are chosen.
-        blocks: Names that arrive together.
-        device: Where gradients are.
-        dtype: Their type.
+        samples: number of samples N.
+        shapes: name -> shape, of the parameters chosen.
+        masks: name -> boolean mask, where only some entries are chosen.
+        blocks: names that arrive together.
+        device: where gradients are.
+        dtype: their type.
     """
 
     samples: int
@@ -148,7 +148,8 @@ class SweepContext:
 class Consumer(Protocol):
     """Something that a sweep serves. Blocks come in any order, each parameter and sample at most once.
 
-    A parameter of which nothing arrives for a sample has a gradient of zero for it.
+    Derive from it, and there is no need for a ``finish`` that does nothing. A parameter of which nothing arrives for a
+    sample has a gradient of zero for it.
     """
 
     def start(self, context: SweepContext) -> None:
@@ -158,4 +159,5 @@ class Consumer(Protocol):
         """Take what is needed; keep no reference to rows."""
 
     def finish(self) -> None:
-        """All samples are through."""
+        """All samples are through; by default there is nothing left to do."""
+        return

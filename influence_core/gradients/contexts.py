@@ -1,65 +1,45 @@
-"""Changes to a model and to torch's settings that last no longer than a ``with`` block, exceptions included."""
+"""Torch's settings for a pass of the engine, no longer than a ``with`` block, exceptions included."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from influence_core.imports import complete_torch
+from influence_core.threads import WhileNeeded
 
 
 @contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter requires a gradient."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
-@contextlib.contextmanager
-def unchanged_buffers(model: nn.Module) -> Iterator[None]:
-    """Buffers that a forward pass changes or replaces, even in eval mode, are put back."""
-    before = [
-        (module, name, buffer, buffer._version, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, version, value in before:
-                if buffer._version != version:
-                    buffer.copy_(value)
-                module._buffers[name] = buffer
-
-
-@contextlib.contextmanager
-def no_fast_attention() -> Iterator[None]:
-    """The fused inference path of transformer layers calls no submodule, so that hooks would see nothing."""
+def _plain_kernels() -> Iterator[None]:
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
+_plain_attention = WhileNeeded(_plain_kernels)
+
+
 @contextlib.contextmanager
-def removed(handle: Any) -> Iterator[None]:
-    """A hook is removed at the end."""
-    try:
+def plain_attention() -> Iterator[None]:
+    """Attention is computed step by step, in this and in every other thread, as long as one of them is inside.
+
+    The fused path of transformer layers calls no submodule, so that hooks would see nothing, and the fused kernels have
+    no second derivative. Which is taken is a setting of the process: every pass of the package holds this one, so that
+    no number depends on what another thread does at that moment.
+
+    Yields:
+        Nothing.
+    """
+    complete_torch()
+    with _plain_attention():
         yield
-    finally:
-        handle.remove()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ def prefers_ghost(costs: Costs, queries: int) -> bool:
     a pair of position sums. Samples outnumber queries, so the cost of the queries' own gradients does not count.
 
     Args:
-        costs: Of one parameter's form.
+        costs: of one parameter's form.
         queries: M.
 
     Returns:

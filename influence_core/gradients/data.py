@@ -14,11 +14,11 @@ class Samples:
     """A dataset as batches in dataset order, on the model's device and in its floating-point type.
 
     Args:
-        data: A map-style dataset of ``(input tensor, label)``, or a pair of tensors ``([N, ...], [N, ...])``.
+        data: a map-style dataset of ``(input tensor, label)``, or a pair of tensors ``([N, ...], [N, ...])``.
             If it has a method ``batch(ids) -> (inputs, labels)``, that is used instead of reading sample by sample.
-        labels: Labels ``[N, ...]`` to use instead of the data's own.
-        device: Where batches go.
-        dtype: Type of floating-point inputs.
+        labels: labels ``[N, ...]`` to use instead of the data's own.
+        device: where batches go.
+        dtype: type of floating-point inputs.
 
     Raises:
         ValueError: The numbers of inputs and labels differ, or the data is empty.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 from influence_core.gradients.forms import Dense, Form
 from influence_core.gradients.memory import ROWS_BYTES
 from influence_core.gradients.types import Loss
+from influence_core.threads import ignored_while_needed
 
-VECTORISED = True
-ONE_BY_ONE = False
+_slower_and_still_right = ignored_while_needed(UserWarning, "There is a performance drop")
 
 
 def whole_model_gradients(
@@ -22,12 +21,12 @@ def whole_model_gradients(
     """Explicit per-sample gradients of some parameters, a few samples at a time.
 
     Args:
-        model: The model; its parameters need not require gradients.
-        names: Which parameters.
-        loss: One loss per sample.
+        model: a private model; its parameters need not require gradients.
+        names: which parameters.
+        loss: one loss per sample.
         inputs: ``[B, ...]``.
         labels: ``[B, ...]``.
-        vectorised: Whether to use ``torch.func.vmap``; else one forward and backward pass per sample.
+        vectorised: whether to use ``torch.func.vmap``; else one forward and backward pass per sample.
 
     Yields:
         Which samples of the batch, and name -> form.
@@ -53,8 +52,7 @@ def _vectorised(
         return _loss_of_one(model, values, loss, x, y)
 
     mapped = torch.func.vmap(torch.func.grad(of_sample), in_dims=(None, 0, 0), randomness="error")
-    with torch.enable_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="There is a performance drop")  # slower, and still right
+    with torch.enable_grad(), _slower_and_still_right():
         return {name: gradient.detach() for name, gradient in mapped(parameters, inputs, labels).items()}
 
 

@@ -26,12 +26,12 @@ def inner_products(model: nn.Module, loss: Loss, left: Any, right: Any, **option
     """Inner products of the gradients of N samples with M queries.
 
     Args:
-        model: The model, in eval mode.
-        loss: One loss per sample.
+        model: in eval mode; it is only read.
+        loss: one loss per sample.
         left: N samples, streamed.
         right: M samples, or a dict parameter name -> ``[M, *shape]`` of vectors, or ``Queries``; kept in memory, so the
             smaller side.
-        **options: Of ``sweep``. ``labels`` are the left side's.
+        **options: of ``sweep``. ``labels`` are the left side's.
 
     Returns:
         ``[N, M]``.
@@ -50,7 +50,7 @@ def inner_products(model: nn.Module, loss: Loss, left: Any, right: Any, **option
     elif isinstance(right, Mapping):
         queries = Queries.from_vectors(right)
     else:
-        kept = {name: value for name, value in options.items() if name not in ("labels", "progress")}
+        kept = {name: value for name, value in options.items() if name != "labels"}
         queries = Queries.record(model, loss, right, **kept)
     consumer = InnerProducts(queries)
     sweep(model, loss, left, [consumer], **options)

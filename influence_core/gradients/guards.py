@@ -16,7 +16,7 @@ def check_model(model: nn.Module) -> None:
     """Refuse modules whose output for a sample depends on other samples or on chance.
 
     Args:
-        model: The model, in the state in which it would be swept.
+        model: in the state in which it would be swept.
 
     Raises:
         MixedSamplesError: A BatchNorm takes its statistics from the batch, or an embedding scales its gradient by

@@ -17,8 +17,8 @@ class Layout:
     product, so rows stay in that order and carry this note.
 
     Attributes:
-        shape: The parameter's shape.
-        order: Axes of ``shape`` in the order in which a row runs through them.
+        shape: the parameter's shape.
+        order: axes of ``shape`` in the order in which a row runs through them.
 
     Example:
         >>> import torch

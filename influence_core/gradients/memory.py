@@ -1,4 +1,4 @@
-"""Memory: keeping freed pages in the process, and how many samples fit a budget."""
+"""Memory: keeping freed pages in the process, and in which pieces large things are formed."""
 
 from __future__ import annotations
 
@@ -36,18 +36,3 @@ def keep_freed_memory() -> bool:
         return False
     mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
     return bool(mallopt(_M_MMAP_THRESHOLD, 64 * MIB)) and bool(mallopt(_M_TRIM_THRESHOLD, 256 * MIB))
-
-
-def batch_size_for(memory_mib: float, bytes_per_sample: float, samples: int, most: int = 64) -> int:
-    """Number of samples per batch whose activations and gradients stay within a budget.
-
-    Args:
-        memory_mib: Budget in MiB for everything that grows with the batch.
-        bytes_per_sample: What one sample takes.
-        samples: Number of samples there are.
-        most: Never more than this: beyond it nothing is gained, and the caches are left.
-
-    Returns:
-        At least 1.
-    """
-    return int(max(1, min(most, max(samples, 1), memory_mib * MIB // max(bytes_per_sample, 1.0))))

@@ -10,18 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from influence_core.gradients.contexts import unchanged_buffers
+from influence_core.batches import batch_size_for
+from influence_core.gradients.contexts import plain_attention
 from influence_core.gradients.data import Samples
 from influence_core.gradients.fallback import whole_model_gradients
 from influence_core.gradients.forms import Convolution, Dense, Form, Outer
 from influence_core.gradients.guards import check_model
 from influence_core.gradients.layout import Layout
-from influence_core.gradients.memory import ROWS_BYTES, batch_size_for, keep_freed_memory
+from influence_core.gradients.memory import ROWS_BYTES, keep_freed_memory
 from influence_core.gradients.plan import Plan
 from influence_core.gradients.selection import Choice, Selection, select
 from influence_core.gradients.sweep import DEFAULT_MEMORY_MIB, planned
 from influence_core.gradients.tape import Tape
-from influence_core.gradients.types import GradientError, Progress
+from influence_core.gradients.types import GradientError
+from influence_core.models.private import private
+from influence_core.progress import contained, track
 
 Directions = Callable[[Tensor, Tensor], Tensor]
 """``(outputs [B, O], ids [B]) -> [B, m, O]``: combinations of the outputs whose gradients are wanted."""
@@ -41,7 +44,6 @@ def output_grams(
     parameters: Choice = None,
     batch_size: int | None = None,
     memory_mib: float = DEFAULT_MEMORY_MIB,
-    progress: Progress | None = None,
 ) -> Tensor:
     r"""Inner products of the gradients of a sample's outputs with each other.
 
@@ -56,15 +58,14 @@ def output_grams(
     :math:`G_{cd} = \sum_i d_{ci}\, d_{di}\, (W a^2)_i` for inputs a and output gradients d.
 
     Args:
-        model: The model, in eval mode, with outputs [B, O]; as before afterwards.
-        data: A map-style dataset of ``(input tensor, label)``, or a pair of tensors; labels are not looked at.
-        weights: Parameter name -> W's entries, of its shape and not negative; None for the identity.
-        reduce: What is kept; by default the matrices themselves, which for many samples and outputs is a lot.
-        directions: Combinations of outputs to take instead of each output; m of them for each sample.
-        parameters: Which parameters; see ``select``.
-        batch_size: Samples per batch; None to fit ``memory_mib``. It does not change the result.
-        memory_mib: Budget in MiB for activations and gradients of a batch.
-        progress: Called as ``progress(done, total)`` after every batch.
+        model: in eval mode and only read, with outputs [B, O]; only read.
+        data: a map-style dataset of ``(input tensor, label)``, or a pair of tensors; labels are not looked at.
+        weights: parameter name -> W's entries, of its shape and not negative; None for the identity.
+        reduce: what is kept; by default the matrices themselves, which for many samples and outputs is a lot.
+        directions: combinations of outputs to take instead of each output; m of them for each sample.
+        parameters: which parameters; see ``select``.
+        batch_size: samples per batch; None to fit ``memory_mib``. It does not change the result.
+        memory_mib: budget in MiB for activations and gradients of a batch.
 
     Returns:
         ``[N, m, m]``, or ``[N, ...]`` of whatever ``reduce`` keeps.
@@ -82,10 +83,11 @@ def output_grams(
     """
     keep_freed_memory()
     check_model(model)
+    model = private(model)
     selection = select(model, parameters)
     first = next(iter(selection.parameters.values()))
     samples = Samples(data, None, first.device, first.dtype)
-    with unchanged_buffers(model):
+    with plain_attention(), contained():
         one = _outputs_of_one(model, samples)
         outputs = one.shape[1]
         metric = _Metric(selection, weights)
@@ -99,14 +101,11 @@ def output_grams(
         size = batch_size or batch_size_for(memory_mib, count * plan.bytes_per_sample, len(samples))
         kept = []
         with _OutputTape(model, plan.stations, plan.blocks, plan.channels_last) as tape:
-            for begin in range(0, len(samples), size):
-                ids = torch.arange(begin, min(begin + size, len(samples)))
+            for ids in track(torch.arange(len(samples)).split(size), "gradients of the outputs"):
                 inputs, _ = samples.batch(ids)
                 found, rows, grams = tape.grams(inputs, ids, directions, metric)
                 _add_whole_model(grams, model, plan, inputs, rows, metric)
                 kept.append(grams if reduce is None else reduce(found, grams, ids))
-                if progress is not None:
-                    progress(begin + len(ids), len(samples))
     return torch.cat(kept)
 
 

@@ -17,13 +17,13 @@ class Plan:
     """Where every chosen parameter's gradient comes from.
 
     Attributes:
-        stations: Modules to record.
-        fallback: Name -> reason, of the parameters whose gradients ``torch.func`` gives, module by module or whole.
-        whole_model: Those among them that need the whole model to be differentiated.
-        blocks: Names that arrive together.
-        vectorised: Whether the whole-model fallback can be vectorised over samples.
-        channels_last: Whether images travel with channels last.
-        bytes_per_sample: Activations, gradients and the largest parameter's rows of one sample.
+        stations: modules to record.
+        fallback: name -> reason, of the parameters whose gradients ``torch.func`` gives, module by module or whole.
+        whole_model: those among them that need the whole model to be differentiated.
+        blocks: names that arrive together.
+        vectorised: whether the whole-model fallback can be vectorised over samples.
+        channels_last: whether images travel with channels last.
+        bytes_per_sample: activations, gradients and the largest parameter's rows of one sample.
     """
 
     stations: list[Station]
@@ -59,8 +59,8 @@ def make_plan(model: nn.Module, selection: Selection) -> Plan:
     """Assign every chosen parameter to the layers that own it; ``probe`` checks the outcome on data.
 
     Args:
-        model: The model.
-        selection: The chosen parameters.
+        model: whose parameters they are.
+        selection: the chosen parameters.
 
     Returns:
         The plan.

@@ -32,12 +32,12 @@ def probe(model: nn.Module, selection: Selection, plan: Plan, loss: Loss, inputs
     memory a sample takes.
 
     Args:
-        model: The model.
-        selection: The chosen parameters.
-        plan: The plan, changed in place.
-        loss: One loss per sample.
-        inputs: Two samples ``[2, ...]``, or one where there are no more.
-        labels: Their labels.
+        model: a private model; its parameters are frozen afterwards.
+        selection: the chosen parameters.
+        plan: the plan, changed in place.
+        loss: one loss per sample.
+        inputs: two samples ``[2, ...]``, or one where there are no more.
+        labels: their labels.
 
     Returns:
         The chosen parameters' share of the squared gradient norm of all trainable ones, over these samples.

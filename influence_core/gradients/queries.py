@@ -23,7 +23,7 @@ class Queries:
 
     Attributes:
         count: M.
-        names: Parameters that the queries have entries for.
+        names: parameters that the queries have entries for.
 
     Example:
         >>> import torch
@@ -42,10 +42,10 @@ class Queries:
         """The gradients of a dataset.
 
         Args:
-            model: The model.
-            loss: One loss per sample.
+            model: in eval mode; it is only read.
+            loss: one loss per sample.
             data: M samples.
-            **options: Of ``sweep``: parameters, batch_size, memory_mib, progress, labels.
+            **options: of ``sweep``: parameters, batch_size, memory_mib, labels.
 
         Returns:
             The queries.
@@ -61,7 +61,7 @@ class Queries:
         """Given vectors, say preconditioned gradients.
 
         Args:
-            vectors: Parameter name -> ``[M, *shape]``. Parameters left out count as zero.
+            vectors: parameter name -> ``[M, *shape]``. Parameters left out count as zero.
 
         Returns:
             The queries.
@@ -90,7 +90,8 @@ class Queries:
                     f"the queries have entries for {name!r}, which the sweep does not choose; "
                     "use the same parameters for both"
                 )
-            layout = self._forms[name].layout if name in self._forms else self._rows[name][0]
+            form = self._forms.get(name)
+            layout = self._rows[name][0] if form is None else form.layout
             if layout.shape != tuple(context.shapes[name]):
                 raise ValueError(
                     f"the queries' {name!r} has shape {layout.shape}, the model's {tuple(context.shapes[name])}"
@@ -109,13 +110,16 @@ class Queries:
 
     def _explicit(self, name: str, layout: Layout) -> Tensor:
         """The rows of one parameter in this order; kept in it, since it will be asked for again."""
-        if name in self._forms:
-            form = self._forms.pop(name)
+        # Two threads may do the same work here, and get the same: rows are there before their form goes.
+        form = self._forms.get(name)
+        if form is not None:
             self._rows[name] = (form.layout, form.rows())
+            self._forms.pop(name, None)
         have, rows = self._rows[name]
         if have != layout:
-            self._rows[name] = (layout, have.convert(rows, layout))
-        return self._rows[name][1]
+            rows = have.convert(rows, layout)
+            self._rows[name] = (layout, rows)
+        return rows
 
 
 class _QueryRecorder:

@@ -18,8 +18,8 @@ class Selection:
     """The chosen parameters of a model.
 
     Attributes:
-        parameters: Name -> parameter, in the model's order, tied ones once under their first name.
-        masks: Name -> boolean mask of the parameter's shape, for those of which only some entries are chosen.
+        parameters: name -> parameter, in the model's order, tied ones once under their first name.
+        masks: name -> boolean mask of the parameter's shape, for those of which only some entries are chosen.
     """
 
     parameters: dict[str, nn.Parameter]
@@ -41,10 +41,10 @@ def select(model: nn.Module, choice: Choice = None) -> Selection:
     """Choose among the trainable parameters of a model.
 
     Args:
-        model: The model.
+        model: whose parameters they are.
         choice: ``None`` for all that require a gradient; a parameter's name, a module's name (all below it) or a
             pattern with ``* ? []``; a sequence of these; a predicate ``(name, parameter) -> bool``; a dict
-            name -> boolean mask of the parameter's shape; or a selection, which is checked and returned.
+            name -> boolean mask of the parameter's shape; or a selection, also from a copy of this model.
 
     Returns:
         The selection.
@@ -62,8 +62,7 @@ def select(model: nn.Module, choice: Choice = None) -> Selection:
     """
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if isinstance(choice, Selection):
-        _check_belongs(model, choice)
-        return choice
+        return _rebound(model, choice)
     masks: dict[str, Tensor] = {}
     if choice is None:
         chosen = trainable
@@ -124,12 +123,11 @@ def _by_masks(
     return chosen, {name: mask for name, mask in masks.items() if not mask.all()}
 
 
-def _check_belongs(model: nn.Module, selection: Selection) -> None:
+def _rebound(model: nn.Module, selection: Selection) -> Selection:
     own = dict(model.named_parameters())
     for name, parameter in selection.parameters.items():
         if name not in own or own[name].shape != parameter.shape:
             raise SelectionError(
                 f"the selection's parameter {name!r} is not in this model; select from this model again"
             )
-    for name in selection.parameters:
-        selection.parameters[name] = own[name]
+    return Selection({name: own[name] for name in selection.parameters}, dict(selection.masks))

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from influence_core.batches import batch_size_for
 from influence_core.gradients.block import Block, Consumer, SampleGradients, SweepContext
-from influence_core.gradients.contexts import unchanged_buffers
-from influence_core.gradients.coverage import Coverage
+from influence_core.gradients.contexts import plain_attention
+from influence_core.gradients.coverage import RuleCoverage
 from influence_core.gradients.data import Samples
 from influence_core.gradients.fallback import whole_model_gradients
 from influence_core.gradients.forms import Form
 from influence_core.gradients.guards import check_model
-from influence_core.gradients.memory import batch_size_for, keep_freed_memory
+from influence_core.gradients.memory import keep_freed_memory
 from influence_core.gradients.plan import Plan, make_plan
 from influence_core.gradients.probe import probe
 from influence_core.gradients.selection import Choice, Selection, select
 from influence_core.gradients.tape import Tape
-from influence_core.gradients.types import Loss, Progress
+from influence_core.gradients.types import Loss
+from influence_core.models.private import private
+from influence_core.progress import contained, track
 
 DEFAULT_MEMORY_MIB = 256.0
 
@@ -32,16 +35,16 @@ class SweepReport:
     """What a sweep did.
 
     Attributes:
-        samples: Number of samples N.
-        losses: Loss of every sample, ``[N]``.
-        coverage: Which parameters were used, and how.
-        batch_size: Samples per batch.
-        seconds: Wall-clock time.
+        samples: number of samples N.
+        losses: loss of every sample, ``[N]``.
+        coverage: which parameters were used, and how.
+        batch_size: samples per batch.
+        seconds: wall-clock time.
     """
 
     samples: int
     losses: Tensor
-    coverage: Coverage
+    coverage: RuleCoverage
     batch_size: int
     seconds: float
 
@@ -56,29 +59,28 @@ def sweep(
     parameters: Choice = None,
     batch_size: int | None = None,
     memory_mib: float = DEFAULT_MEMORY_MIB,
-    progress: Progress | None = None,
     labels: Tensor | None = None,
 ) -> SweepReport:
     """Pass once over a dataset, in its order, and hand every sample's gradient to every consumer.
 
-    The model must be in eval mode; it, its buffers, flags and hooks are as before afterwards, also after an exception.
-    Results do not depend on the batch size. Call it under ``torch.autocast`` for a forward pass in bfloat16; gradients
-    are then still kept and multiplied in the parameters' type.
+    The model must be in eval mode. It is only read: the passes run on a private copy of it, so that any number of
+    threads may sweep over one model, and nothing is left behind by an exception. Progress is reported batch by batch
+    (``influence_core.progress``). Results do not depend on the batch size. Call it under ``torch.autocast`` for a
+    forward pass in bfloat16; gradients are then still kept and multiplied in the parameters' type.
 
     Before the first batch two samples are tried against plain autograd (see ``probe``). Control flow that uses a
     parameter outside its module for other samples only would escape that check.
 
     Args:
-        model: The model.
+        model: in eval mode; it is only read.
         loss: ``loss(outputs, labels) -> [B]``, one value per sample.
-        data: A map-style dataset of ``(input tensor, label)``, or a pair of tensors; a method
+        data: a map-style dataset of ``(input tensor, label)``, or a pair of tensors; a method
             ``batch(ids) -> (inputs, labels)`` is used where there is one.
-        consumers: What to compute; read their ``result()`` afterwards.
-        parameters: Which parameters; see ``select``.
-        batch_size: Samples per batch; None to fit ``memory_mib``.
-        memory_mib: Budget in MiB for activations and gradients of a batch, the consumers' results aside.
-        progress: Called as ``progress(done, total)`` after every batch.
-        labels: Labels ``[N, ...]`` to use instead of the data's own.
+        consumers: what to compute; read their ``result()`` afterwards.
+        parameters: which parameters; see ``select``.
+        batch_size: samples per batch; None to fit ``memory_mib``.
+        memory_mib: budget in MiB for activations and gradients of a batch, the consumers' results aside.
+        labels: labels ``[N, ...]`` to use instead of the data's own.
 
     Returns:
         Losses, coverage, batch size and seconds.
@@ -92,51 +94,45 @@ def sweep(
     begun = time.perf_counter()
     keep_freed_memory()
     check_model(model)
+    model = private(model)
     selection = select(model, parameters)
+    trainable = _trainable(model)
     first = next(iter(selection.parameters.values()))
     samples = Samples(data, labels, first.device, first.dtype)
-    with unchanged_buffers(model):
+    with plain_attention(), contained():
         plan, norm_selected = planned(model, selection, loss, samples)
         size = batch_size or batch_size_for(memory_mib, plan.bytes_per_sample, len(samples))
-        norms = _NormsByWay(plan.fallback) if plan.fallback else None
-        served = [*consumers, *([norms] if norms else [])]
         context = make_context(selection, plan, len(samples))
         losses = torch.zeros(len(samples), device=context.device, dtype=context.dtype)
-        for consumer in served:
+        for consumer in consumers:
             consumer.start(context)
-        for begin, batch_losses in _batches(model, selection, plan, loss, samples, served, size):
-            losses[begin : begin + len(batch_losses)] = batch_losses
-            if progress is not None:
-                progress(begin + len(batch_losses), len(samples))
-        for consumer in served:
+        whole = sorted(plan.whole_model)
+        with Tape(model, plan.stations, plan.blocks, plan.channels_last) as tape:
+            for ids in track(torch.arange(len(samples)).split(size), "per-sample gradients"):
+                inputs, targets = samples.batch(ids)
+                begin, end = int(ids[0]), int(ids[-1]) + 1
+                losses[begin:end] = tape.run(inputs, targets, loss, _Delivery(consumers, selection, begin, end))
+                if whole:
+                    for some, forms in whole_model_gradients(model, whole, loss, inputs, targets, plan.vectorised):
+                        _Delivery(consumers, selection, begin + some.start, begin + some.stop)(forms)
+        for consumer in consumers:
             consumer.finish()
-    covered = make_coverage(model, selection, plan, norms.shares() if norms else (1.0, 0.0), norm_selected)
+    covered = make_coverage(trainable, selection, plan, norm_selected)
     return SweepReport(len(samples), losses, covered, size, time.perf_counter() - begun)
 
 
-def _batches(
-    model: nn.Module,
-    selection: Selection,
-    plan: Plan,
-    loss: Loss,
-    samples: Samples,
-    consumers: Sequence[Consumer],
-    size: int,
-) -> Iterator[tuple[int, Tensor]]:
-    """Run batch by batch and hand everything to the consumers; yields where a batch begins, and its losses."""
-    whole = sorted(plan.whole_model)
-    with Tape(model, plan.stations, plan.blocks, plan.channels_last) as tape:
-        for begin in range(0, len(samples), size):
-            inputs, labels = samples.batch(torch.arange(begin, min(begin + size, len(samples))))
-            losses = tape.run(inputs, labels, loss, _Delivery(consumers, selection, begin, begin + len(inputs)))
-            if whole:
-                for some, forms in whole_model_gradients(model, whole, loss, inputs, labels, plan.vectorised):
-                    _Delivery(consumers, selection, begin + some.start, begin + some.stop)(forms)
-            yield begin, losses
-
-
 def planned(model: nn.Module, selection: Selection, loss: Loss, samples: Samples) -> tuple[Plan, float]:
-    """A plan that was tried on the first and the middle sample, and the norm's share that the probe saw."""
+    """A plan that was tried on the first and the middle sample, and the norm's share that the probe saw.
+
+    Args:
+        model: a private model; its parameters are frozen afterwards.
+        selection: of it.
+        loss: one loss per sample.
+        samples: the dataset.
+
+    Returns:
+        The plan and the share.
+    """
     plan = make_plan(model, selection)
     ids = sorted({0, len(samples) // 2})
     inputs, labels = samples.batch(torch.tensor(ids))
@@ -152,42 +148,37 @@ def make_context(selection: Selection, plan: Plan, samples: int) -> SweepContext
     return SweepContext(samples, shapes, selection.masks, blocks, first.device, first.dtype)
 
 
-def make_coverage(
-    model: nn.Module,
-    selection: Selection,
-    plan: Plan,
-    norms: tuple[float | None, float | None],
-    norm_selected: float | None,
-) -> Coverage:
-    """The shares of parameters, beside the given shares of norms."""
+def make_coverage(trainable: int, selection: Selection, plan: Plan, norm_selected: float | None) -> RuleCoverage:
+    """The shares of parameters, of so many trainable ones, beside the given share of the norm."""
     sizes = {
         name: int(selection.masks[name].sum()) if name in selection.masks else parameter.numel()
         for name, parameter in selection.parameters.items()
     }
     selected = sum(sizes.values())
     fallen = sum(sizes[name] for name in plan.fallback)
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     rules = tuple(name for name in selection.parameters if name not in plan.fallback)
     by_fallback = fallen / selected
-    return Coverage(
-        trainable, selected, 1.0 - by_fallback, by_fallback, *norms, norm_selected, rules, dict(plan.fallback)
-    )
+    return RuleCoverage(trainable, selected, 1.0 - by_fallback, by_fallback, norm_selected, rules, dict(plan.fallback))
 
 
-def coverage(model: nn.Module, parameters: Choice = None) -> Coverage:
+def _trainable(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def coverage(model: nn.Module, parameters: Choice = None) -> RuleCoverage:
     """Which parameters have layer rules, from a look at the modules alone.
 
     A sweep also tries the rules on data and may find that a parameter is used outside its module; its report says so.
 
     Args:
-        model: The model.
-        parameters: Which parameters; see ``select``.
+        model: in eval mode; it is only read.
+        parameters: which parameters; see ``select``.
 
     Returns:
-        The coverage, without shares of norms.
+        The coverage, without the share of the norm.
     """
     selection = select(model, parameters)
-    return make_coverage(model, selection, make_plan(model, selection), (None, None), None)
+    return make_coverage(_trainable(model), selection, make_plan(model, selection), None)
 
 
 class _Delivery:
@@ -208,29 +199,3 @@ class _Delivery:
         )
         for consumer in self._consumers:
             consumer.consume(block)
-
-
-class _NormsByWay:
-    """Sums of squared norms, by rules and by the fallback."""
-
-    def __init__(self, fallback: Mapping[str, str]) -> None:
-        self._fallback = fallback
-        self._sums = {True: 0.0, False: 0.0}
-
-    def start(self, context: SweepContext) -> None:
-        """Nothing to prepare."""
-
-    def consume(self, block: Block) -> None:
-        """Add up."""
-        for name, gradients in block.items():
-            self._sums[name in self._fallback] += float(gradients.squared_norms().sum(dtype=torch.float64))
-
-    def finish(self) -> None:
-        """Nothing left to do."""
-
-    def shares(self) -> tuple[float, float]:
-        """By rules, by the fallback."""
-        total = self._sums[True] + self._sums[False]
-        if not total:
-            return 1.0, 0.0
-        return self._sums[False] / total, self._sums[True] / total

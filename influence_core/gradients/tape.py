@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from influence_core.gradients.contexts import frozen, no_autocast, no_fast_attention, removed
+from influence_core.gradients.contexts import no_autocast
 from influence_core.gradients.forms import Form, merge
 from influence_core.gradients.rules import Call, Rule, output_tensors
 from influence_core.gradients.types import GradientError, Loss
@@ -24,13 +23,13 @@ class Station:
     """A module whose calls are recorded, and what is done with them.
 
     Attributes:
-        name: The module's name in the model.
-        module: The module.
-        rule: From a call to forms.
-        wanted: Names within the module -> names in the model, of the parameters that the rule shall give.
-        features_last: Whether samples may stand on another axis than the first.
-        batched: For the fallback: which flattened arguments run over samples. Learned from the probe.
-        arrangement: Where the samples stand in the module's tensors: on the ``"first"`` axis, on the ``"second"``,
+        name: the module's name in the model.
+        module: the module.
+        rule: from a call to forms.
+        wanted: names within the module -> names in the model, of the parameters that the rule shall give.
+        features_last: whether samples may stand on another axis than the first.
+        batched: for the fallback: which flattened arguments run over samples. Learned from the probe.
+        arrangement: where the samples stand in the module's tensors: on the ``"first"`` axis, on the ``"second"``,
             or on the first together with others (``"folded"``). Learned from the probe.
     """
 
@@ -73,14 +72,14 @@ class _Fresh(torch.autograd.Function):
 class Tape:
     """Records a model while the context is open; see ``run``.
 
-    While it is open the parameters are frozen: autograd then never forms the weight gradients of the batch, which is
-    a third of an ordinary step. On leaving, also by an exception, hooks are removed and flags restored.
+    The parameters are frozen: autograd then never forms the weight gradients of the batch, which is a third of an
+    ordinary step. So the model has to be the caller's own (``influence_core.models.private``).
 
     Attributes:
-        model: The model, in eval mode.
-        stations: The modules to record.
-        blocks: Names of parameters that are to be delivered together.
-        channels_last: Whether images travel through the model with channels last.
+        model: a private model, in eval mode; its parameters stay frozen.
+        stations: the modules to record.
+        blocks: names of parameters that are to be delivered together.
+        channels_last: whether images travel through the model with channels last.
     """
 
     model: nn.Module
@@ -90,28 +89,26 @@ class Tape:
     _recording: bool = False
     _records: list[_Record] = field(default_factory=list)
     _leaves: list[Tensor] = field(default_factory=list)
-    _exit: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _handles: list[Any] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         """Freeze, and hook."""
         self._block_of = {name: block for block in self.blocks for name in block}
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(frozen(self.model))
-            stack.enter_context(no_fast_attention())
-            if self.channels_last:
-                for module in self.model.modules():
-                    if isinstance(module, nn.Conv2d):
-                        stack.enter_context(removed(module.register_forward_hook(self._to_channels_last)))
-            for station in self.stations:
-                hook = self._hook(station)
-                stack.enter_context(removed(station.module.register_forward_hook(hook, with_kwargs=True)))
-            self._exit = stack.pop_all()
+        self.model.requires_grad_(False)
+        if self.channels_last:
+            for module in self.model.modules():
+                if isinstance(module, nn.Conv2d):
+                    self._handles.append(module.register_forward_hook(self._to_channels_last))
+        for station in self.stations:
+            hook = self._hook(station)
+            self._handles.append(station.module.register_forward_hook(hook, with_kwargs=True))
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Restore."""
+        """Take the hooks away, so that another tape can be tried on the same model."""
         self._forget()
-        self._exit.close()
+        for handle in self._handles:
+            handle.remove()
 
     def run(self, inputs: Tensor, labels: Tensor, loss: Loss, deliver: Deliver) -> Tensor:
         """One batch: forward, backward, and every block of parameters delivered as soon as its layers are through.
@@ -119,8 +116,8 @@ class Tape:
         Args:
             inputs: ``[B, ...]``.
             labels: ``[B, ...]``.
-            loss: One loss per sample.
-            deliver: Called for every block in ``blocks`` that the losses depend on, with name -> form.
+            loss: one loss per sample.
+            deliver: called for every block in ``blocks`` that the losses depend on, with name -> form.
 
         Returns:
             The losses ``[B]``, detached.

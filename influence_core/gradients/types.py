@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from influence_core.errors import InvalidInput
 from influence_core.losses import Loss
 
-__all__ = ["GradientError", "Loss", "MixedSamplesError", "Progress", "SelectionError"]
-
-Progress = Callable[[int, int], None]
-"""``progress(done, total)``, in samples, called after every batch."""
+__all__ = ["GradientError", "Loss", "MixedSamplesError", "SelectionError"]
 
 
 class GradientError(InvalidInput, RuntimeError):

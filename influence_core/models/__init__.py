@@ -1,13 +1,32 @@
 """Architectures for small images, and safe loading of weights."""
 
-from influence_core.models.architectures import Architecture, architecture_of, build, mlp, names, register, small_cnn
+from influence_core.models.architectures import (
+    Architecture,
+    architecture_of,
+    as_built,
+    build,
+    mlp,
+    names,
+    register,
+    small_cnn,
+    structure_of,
+)
 from influence_core.models.features import final_linear, layer_inputs
 from influence_core.models.outputs import model_outputs
-from influence_core.models.weights import check_finite, load_tensors, load_weights, read_facts, save_tensors
+from influence_core.models.private import private
+from influence_core.models.weights import (
+    check_finite,
+    load_tensors,
+    load_weights,
+    read_facts,
+    save_tensors,
+    write_tensors,
+)
 
 __all__ = [
     "Architecture",
     "architecture_of",
+    "as_built",
     "build",
     "check_finite",
     "final_linear",
@@ -17,8 +36,11 @@ __all__ = [
     "mlp",
     "model_outputs",
     "names",
+    "private",
     "read_facts",
     "register",
     "save_tensors",
     "small_cnn",
+    "structure_of",
+    "write_tensors",
 ]

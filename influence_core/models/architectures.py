@@ -10,6 +10,7 @@ from torch import nn
 
 from influence_core._torchvision import torchvision
 from influence_core.errors import InvalidInput
+from influence_core.identity import Identity, identify
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
@@ -70,6 +71,7 @@ def build(name: str, **arguments: Any) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise InvalidInput(f"architecture {name!r} does not take the arguments {arguments}: {error}") from error
     model.architecture = Architecture(name, arguments)  # type: ignore[assignment]  # a plain attribute, kept by deepcopy
+    model.built_as = structure_of(model).sha256  # type: ignore[assignment]
     return model
 
 
@@ -84,6 +86,28 @@ def architecture_of(model: nn.Module) -> Architecture | None:
     """How ``model`` was built, if ``build`` made it."""
     found = getattr(model, "architecture", None)
     return found if isinstance(found, Architecture) else None
+
+
+def structure_of(model: nn.Module) -> Identity:
+    """What a model computes beside its weights: classes and their code, arguments, hooks, buffers that are not saved.
+
+    Args:
+        model: any module.
+
+    Returns:
+        Its identity. What cannot be compared in an architecture made by ``build`` is what its name says.
+    """
+    found = identify(model, "the model", tensors=False)
+    built = architecture_of(model)
+    if built is None or not found.unknown:
+        return found
+    named = identify([found.sha256, built.name, built.arguments], "the model")
+    return Identity(named.sha256, named.unknown)
+
+
+def as_built(model: nn.Module) -> bool:
+    """Whether ``build`` made a model, and nobody has exchanged a part of it since."""
+    return architecture_of(model) is not None and getattr(model, "built_as", None) == structure_of(model).sha256
 
 
 def _block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
+from influence_core.batches import id_batches
 from influence_core.data import LabelledDataset
-
-_BATCH = 512
+from influence_core.gradients.contexts import plain_attention
+from influence_core.models.private import private
 
 
 def final_linear(model: nn.Module, inputs: Tensor) -> str | None:
@@ -22,7 +21,7 @@ def final_linear(model: nn.Module, inputs: Tensor) -> str | None:
     Returns:
         Its name, or ``None`` if there is none that is used once, on one vector per sample.
     """
-    model = copy.deepcopy(model)  # hooks go nowhere
+    model = private(model)  # hooks go nowhere
     device = next(model.parameters()).device
     seen: list[tuple[str, Tensor, int]] = []
     for name, module in model.named_modules():
@@ -30,7 +29,7 @@ def final_linear(model: nn.Module, inputs: Tensor) -> str | None:
             module.register_forward_hook(
                 lambda _, args, output, name=name: seen.append((name, output, args[0].dim() if args else 0))
             )
-    with torch.no_grad():
+    with plain_attention(), torch.no_grad():
         outputs = model(inputs.to(device))
     ends = [name for name, output, axes in seen if axes == 2 and torch.equal(output, outputs)]
     return None if not ends or [name for name, _, _ in seen].count(ends[-1]) > 1 else ends[-1]
@@ -48,10 +47,11 @@ def layer_inputs(model: nn.Module, path: str, data: LabelledDataset) -> Tensor:
     Returns:
         [n, d], on the device of the model.
     """
-    model = copy.deepcopy(model)  # hooks go nowhere
     found: list[Tensor] = []
+    model = private(model)
     device = next(model.parameters()).device
     model.get_submodule(path).register_forward_pre_hook(lambda _, args: found.append(args[0]))
-    for ids in torch.arange(len(data)).split(_BATCH):
-        model(data.batch(ids)[0].to(device))
+    with plain_attention():
+        for ids in id_batches(len(data)):
+            model(data.batch(ids)[0].to(device))
     return torch.cat(found)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from influence_core.batches import samples_at_once
 from influence_core.data import LabelledDataset
-
-_BATCH = 512
+from influence_core.gradients.contexts import plain_attention
+from influence_core.models.private import private
+from influence_core.progress import tick
 
 
 @torch.no_grad()
@@ -17,13 +19,19 @@ def model_outputs(model: nn.Module, data: LabelledDataset, ids: Sequence[int] | 
     """Outputs of a model in eval mode, in dataset order.
 
     Args:
-        model: in eval mode.
+        model: in eval mode; it is not changed.
         data: what to run it on.
         ids: which samples; all by default.
 
     Returns:
         [n, K], on the CPU.
     """
-    device = next(model.parameters()).device
+    mine = private(model)
+    device = next(mine.parameters()).device
     chosen = torch.arange(len(data)) if ids is None else torch.as_tensor(ids, dtype=torch.long)
-    return torch.cat([model(data.batch(part)[0].to(device)).cpu() for part in chosen.split(_BATCH)])
+    found = []
+    with plain_attention():
+        for part in chosen.split(samples_at_once()):
+            tick()
+            found.append(mine(data.batch(part)[0].to(device)).cpu())
+    return torch.cat(found)

@@ -6,6 +6,7 @@ every pickle that is more than a state dict.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -14,43 +15,72 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from influence_core.errors import InvalidInput
+from influence_core.files import keep, temporary, writing
+from influence_core.identity import add_tensor
+
+_OURS = "influence_core"
+"""The one text of metadata in our files: JSON of all texts, and of the seal (several texts would come in any order)."""
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors, whole or not at all.
+    """Write tensors as safetensors, whole or not at all, with a hash over all of it.
 
     Args:
         path: file to write; an existing one is replaced.
         tensors: name -> tensor.
         metadata: short texts to keep beside them.
+
+    Raises:
+        InvalidInput: if the file cannot be written; an existing one stays as it was.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".tmp")
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, dict(metadata or {}))
-    part.replace(path)
+    with writing(path), temporary(path.parent, path.name) as part:
+        write_tensors(part, tensors, metadata)
+        keep(part, path)
 
 
-def load_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a tensor file safely.
+def write_tensors(part: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Fill a temporary file; the same tensors and texts always give the same bytes.
+
+    Args:
+        part: from ``influence_core.files.temporary``.
+        tensors: name -> tensor.
+        metadata: short texts to keep beside them.
+    """
+    texts = dict(metadata or {})
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    sealed = json.dumps({"texts": texts, "sha256": _seal(plain, texts)}, sort_keys=True)
+    part.write_bytes(save(plain, {_OURS: sealed}))  # save_file would leave a file of its own if the process is killed
+
+
+def load_tensors(path: str | Path, *, sealed: bool = False) -> dict[str, Tensor]:
+    """Read a tensor file safely; the hash that ``save_tensors`` put into it is checked.
 
     Args:
         path: a ``.safetensors``, ``.pt`` or ``.pth`` file.
+        sealed: refuse a file without such a hash, which others have written, or an older version of this package.
 
     Returns:
         name -> tensor, on the CPU.
 
     Raises:
-        InvalidInput: if the file is missing, broken, or would run code.
+        InvalidInput: if the file is missing, broken, was changed after it was written, or would run code.
     """
     path = Path(path)
     if not path.is_file():
         raise InvalidInput(f"there is no file {path}. Check the path; paths in a study.toml count from its own folder.")
+    seal: str | None = None
+    texts: dict[str, str] = {}
     try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            loaded: Any = load_file(path)
+            texts, seal = _texts(path)
+        else:
+            loaded = torch.load(path, "cpu", weights_only=True)
     except safetensors.SafetensorError as error:
         raise InvalidInput(
             f"{path} is no complete safetensors file ({error}). It was probably cut off while being copied: copy it "
@@ -64,6 +94,14 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # whatever a broken file makes the readers trip over
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidInput(f"{path} cannot be read as a tensor file: {first}") from error
+    if seal is None and sealed:
+        raise InvalidInput(
+            f"{path} carries no checksum, so an older version wrote it, or it was changed since: make it anew"
+        )
+    if seal is not None and seal != _seal(loaded, texts):
+        raise InvalidInput(
+            f"{path} was changed or damaged after it was written (its checksum differs): copy it again, or make it anew"
+        )
     for key in ("state_dict", "model_state_dict", "model"):  # the usual wrappings of training scripts
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
@@ -71,6 +109,24 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         keys = f" with {_some([str(key) for key in loaded])}" if isinstance(loaded, Mapping) else ""
         raise InvalidInput(f"{path} holds a {type(loaded).__name__}{keys}, expected a state dict (name -> tensor)")
     return {str(k): v for k, v in loaded.items()}
+
+
+def _texts(path: Path) -> tuple[dict[str, str], str | None]:
+    """The texts beside the tensors of a safetensors file, and its seal if it has one."""
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = dict(file.metadata() or {})
+    if _OURS not in metadata:
+        return metadata, None
+    ours = json.loads(metadata[_OURS])
+    return ours["texts"], ours["sha256"]
+
+
+def _seal(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
+    """SHA-256 over names, kinds of number, shapes, bytes and texts."""
+    digest = hashlib.sha256(json.dumps([sorted(tensors), texts], sort_keys=True).encode())
+    for name in sorted(tensors):
+        add_tensor(digest, tensors[name])
+    return digest.hexdigest()
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str = "the state dict") -> nn.Module:
@@ -85,7 +141,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str = "t
         ``model``.
 
     Raises:
-        InvalidInput: if a name is missing or unknown, a shape differs, or a value is NaN or infinite.
+        InvalidInput: if a name is missing or unknown, a shape or the kind of number differs, a number would lose
+            digits, or a value is NaN or infinite.
     """
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
@@ -98,14 +155,51 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str = "t
             + ". Build the model with the arguments it was trained with."
         )
     for name, tensor in state.items():
+        if not isinstance(tensor, Tensor) or not isinstance(own[name], Tensor):  # extra state of the user's own
+            continue
         if tensor.shape != own[name].shape:
             raise InvalidInput(
                 f"the weights in {source} do not fit: {name} has shape {tuple(tensor.shape)}, the model needs "
                 f"{tuple(own[name].shape)}. Build the model with the arguments it was trained with."
             )
         check_finite(tensor, f"{name} in {source}")
+        _check_kind(tensor, own[name].dtype, f"{name} in {source}")
     model.load_state_dict(dict(state))
     return model
+
+
+def _check_kind(tensor: Tensor, wanted: torch.dtype, what: str) -> None:
+    """Refuse numbers of another kind than the model's, and those that it would have to round.
+
+    float16 into a float32 model is fine, and float64 too where every number is one of float32.
+
+    Args:
+        tensor: from a file.
+        wanted: of the model.
+        what: its name, for the message.
+
+    Raises:
+        InvalidInput: naming it.
+    """
+    if tensor.dtype == wanted:
+        return
+    if _kind(tensor.dtype) != _kind(wanted):
+        raise InvalidInput(
+            f"{what} holds numbers of type {tensor.dtype}, the model has {wanted} there: these are weights of another "
+            "kind (quantised ones, say). Save the weights as the model was trained."
+        )
+    if not torch.equal(tensor.to(wanted).to(tensor.dtype), tensor):
+        raise InvalidInput(
+            f"{what} is {tensor.dtype}, and the model's {wanted} would round it. Build the model with "
+            f"{tensor.dtype} (model.to({tensor.dtype})), or round it yourself: "
+            f"{{name: tensor.to({wanted}) for name, tensor in state.items()}}"
+        )
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype.is_complex or dtype.is_floating_point:
+        return "complex" if dtype.is_complex else "real"
+    return "truth" if dtype == torch.bool else "integer"
 
 
 def check_finite(tensor: Tensor, what: str) -> None:
@@ -140,10 +234,9 @@ def read_facts(path: str | Path, key: str) -> Any:
         InvalidInput: if the file is no safetensors file, or the text no JSON.
     """
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(key)
+        text = _texts(Path(path))[0].get(key)
         return None if text is None else json.loads(text)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidInput(f"{path} is no safetensors file with readable facts about its {key}: {error}") from error
 
 

@@ -7,8 +7,8 @@ In a test file of your own::
         check()
 """
 
-from influence_core.testing import contract, numbers, truth  # noqa: F401  (they register their checks)
+from influence_core.batches import batches_of
+from influence_core.testing import contract, numbers, threads, truth  # noqa: F401  (they register their checks)
 from influence_core.testing.checks import CHECKS, Check, CheckFailed, check_estimator, estimator_checks
-from influence_core.testing.tools import batches_of
 
 __all__ = ["CHECKS", "Check", "CheckFailed", "batches_of", "check_estimator", "estimator_checks"]

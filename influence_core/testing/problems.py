@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from influence_core.data import LabelledDataset, symmetric_noise
 from influence_core.losses import cross_entropy
 from influence_core.study import Study
-from influence_core.training import Checkpoint, Trajectory, fit
+from influence_core.training import Checkpoint, Trajectory, fit, seeded
 
 CLASSES, SIDE = 3, 4
 PENALTY = 0.02
@@ -51,15 +51,18 @@ def network_study(seed: int = 0) -> Study:
     return copy.deepcopy(_network_study(seed))
 
 
+def network() -> nn.Module:
+    """A convolution with batch normalisation for ``images``, in float64, with weights drawn from torch's generator."""
+    layers = (nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Linear(48, CLASSES))
+    return nn.Sequential(*layers).double()
+
+
 @functools.cache
 def _network_study(seed: int) -> Study:
     train = images(24, 10 * seed + 1, 0.2, "train")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = nn.Sequential(
-            nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Linear(48, CLASSES)
-        ).double()
-        trajectory = fit(model, train, optimizer="sam", epochs=4, batch_size=8, learning_rate=0.05, checkpoints=4)
+    with seeded(seed, torch.device("cpu")):
+        model = network()
+    trajectory = fit(model, train, optimizer="sam", epochs=4, batch_size=8, learning_rate=0.05, checkpoints=4)
     validation, test = images(12, 10 * seed + 2, name="validation"), images(9, 10 * seed + 3, name="test")
     return Study(model, train, test, validation, trajectory, weight_decay=1e-3)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -73,28 +73,54 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
         )
 
 
-@contextmanager
-def batches_of(size: int) -> Iterator[None]:
-    """Every loop of the package over a dataset takes batches of this size, inside the ``with`` block.
+def at_once(works: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Run each in a thread of its own, all begun at the same moment.
 
     Args:
-        size: samples per batch.
+        works: to run.
 
-    Yields:
-        Nothing; the former sizes are back afterwards.
+    Returns:
+        What each returned.
+
+    Raises:
+        AssertionError: if one raises; with its traceback.
     """
-    modules = [m for n, m in list(sys.modules.items()) if n.startswith("influence_core.") and m is not None]
-    replaced: list[tuple[Any, str, Any]] = []
-    for module in modules:
-        for name, value in (("batch_size_for", lambda *_, **__: size), ("_BATCH", size)):
-            if name in vars(module):
-                replaced.append((module, name, vars(module)[name]))
-                setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for module, name, value in replaced:
-            setattr(module, name, value)
+    found: list[Any] = [None] * len(works)
+    raised: list[str] = []
+    start = threading.Barrier(len(works))
+
+    def run(place: int) -> None:
+        start.wait()
+        try:
+            found[place] = works[place]()
+        except BaseException:
+            raised.append(traceback.format_exc(limit=-4))
+
+    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if raised:
+        raise AssertionError(f"{len(raised)} of {len(works)} threads raised; the first:\n{raised[0]}")
+    return found
+
+
+def equal(one: Any, two: Any) -> bool:
+    """Whether two values are the same deeply: tensors bit by bit, models by weights, objects by what they hold."""
+    if isinstance(one, nn.Module) and isinstance(two, nn.Module):
+        return equal(dict(one.state_dict()), dict(two.state_dict()))
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, Tensor):
+        return one.shape == two.shape and one.dtype == two.dtype and bool(torch.equal(one, two))
+    if isinstance(one, Mapping):
+        return one.keys() == two.keys() and all(equal(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(equal(a, b) for a, b in zip(one, two, strict=True))
+    if hasattr(one, "__dict__") and not callable(one):
+        return equal(vars(one), vars(two))
+    return one is two or bool(one == two)
 
 
 def refused(work: Callable[[], Any], error: type[InfluenceError], what: str) -> str:

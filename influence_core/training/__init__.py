@@ -3,9 +3,9 @@
 from influence_core.training.batchnorm import frozen_statistics, norm_layers, refresh_statistics
 from influence_core.training.fit import Watch, cosine, fit, shuffled_batches, step
 from influence_core.training.fresh import reinitialised, train_fresh
-from influence_core.training.randomness import seeded
+from influence_core.training.options import RADII, Sharpness, Solver, check_sgd
+from influence_core.training.randomness import Stream, seeded
 from influence_core.training.sharpness import ASAM, FSAM, LPFSGD, SAM, SharpnessAware, perturbation
-from influence_core.training.solvers import RADII, Sharpness, Solver, check_sgd
 from influence_core.training.trajectory import Checkpoint, Recipe, Trajectory
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Sharpness",
     "SharpnessAware",
     "Solver",
+    "Stream",
     "Trajectory",
     "Watch",
     "check_sgd",

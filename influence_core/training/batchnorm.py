@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from influence_core.errors import InvalidInput
+from influence_core.gradients import plain_attention
 
 
 def norm_layers(model: nn.Module) -> list[_NormBase]:
@@ -63,9 +64,10 @@ def refresh_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
             layer.reset_running_stats()
             layer.momentum = None  # PyTorch's sign for a cumulative average
         seen = 0
-        for inputs in batches:
-            model(inputs)
-            seen += 1
+        with plain_attention():
+            for inputs in batches:
+                model(inputs)
+                seen += 1
         if not seen:
             raise InvalidInput("running statistics cannot be made anew from no batch at all: give at least one")
     finally:

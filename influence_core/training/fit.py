@@ -14,12 +14,14 @@ from torch.utils.data import Dataset
 
 from influence_core.data import LabelledDataset, check_labels, wrap
 from influence_core.errors import InvalidInput
+from influence_core.gradients import plain_attention
+from influence_core.imports import complete_torch
 from influence_core.losses import Loss, cross_entropy
-from influence_core.progress import track
+from influence_core.progress import contained, track
 from influence_core.training.batchnorm import frozen_statistics
-from influence_core.training.randomness import seeded
+from influence_core.training.options import Sharpness, check_sgd
+from influence_core.training.randomness import Stream
 from influence_core.training.sharpness import SharpnessAware
-from influence_core.training.solvers import Sharpness, check_sgd
 from influence_core.training.trajectory import Checkpoint, Recipe, Trajectory
 
 Augmentation = Callable[[Tensor], Tensor]
@@ -97,6 +99,9 @@ def fit(
 ) -> Trajectory:
     """Train ``model`` in place with a cosine learning rate and record checkpoints.
 
+    Any number of models may be trained at once, each in a thread of its own; each draws the random numbers that it
+    would draw alone (see ``Stream``).
+
     Args:
         model: to train, on the device it is on; left in eval mode.
         train: map-style dataset of ``(input tensor, label)``.
@@ -135,6 +140,7 @@ def fit(
             "batch, and between one checkpoint and one per epoch are needed"
         )
     check_sgd(learning_rate, momentum, weight_decay)
+    complete_torch()
     sharpness = Sharpness("sam" if optimizer == "sgd" else optimizer, rho, eta, sigma, decay, gamma, parts)
     if optimizer == "sgd":
         sharpness = replace(sharpness, rho=0.0)
@@ -142,7 +148,7 @@ def fit(
     device = next(model.parameters()).device
     if len(data) == 0:
         raise InvalidInput("the train set is empty")
-    with torch.no_grad():
+    with plain_attention(), torch.no_grad():
         outputs = model.eval()(data.batch([0])[0].to(device))
     if outputs.ndim == 2:
         check_labels(data.labels, outputs.shape[1], data.name, "the model has {} outputs")
@@ -157,19 +163,21 @@ def fit(
     recorded: list[Checkpoint] = []
     losses: list[float] = []
     rate_sum = 0.0
-    with seeded(seed, device):
-        model.train()
+    stream = Stream(seed, device)
+    model.train()
+    with contained():
         for epoch in track(range(1, epochs + 1), title or f"training with {optimizer.upper()}"):
             total = 0.0
-            for i in range(per_epoch):
+            for i in track(range(per_epoch), "steps"):
                 rate = learning_rate * cosine(((epoch - 1) * per_epoch + i) / (epochs * per_epoch))
                 for group in base.param_groups:
                     group["lr"] = rate
                 rate_sum += rate
                 ids = next(order)
-                inputs, labels = (part.to(device) for part in data.batch(ids))
-                with _watched(model, watch, ids, labels):
-                    total += step(model, descent, loss, augment(inputs) if augment else inputs, labels)
+                with stream.current():
+                    inputs, labels = (part.to(device) for part in data.batch(ids))
+                    with _watched(model, watch, ids, labels):
+                        total += step(model, descent, loss, augment(inputs) if augment else inputs, labels)
             losses.append(total / per_epoch)
             if not math.isfinite(losses[-1]):
                 raise InvalidInput(f"the loss is {losses[-1]} after epoch {epoch}: lower learning_rate={learning_rate}")
@@ -230,12 +238,13 @@ def step(
         share.backward()
         seen.setdefault(part, float(share.detach()))
 
-    if isinstance(optimizer, SharpnessAware):
-        optimizer.step(gradients)
-    else:
-        optimizer.zero_grad()
-        gradients(False)
-        optimizer.step()
+    with plain_attention():
+        if isinstance(optimizer, SharpnessAware):
+            optimizer.step(gradients)
+        else:
+            optimizer.zero_grad()
+            gradients(False)
+            optimizer.step()
     return sum(seen.values())
 
 

@@ -1,4 +1,4 @@
-"""Torch's global random numbers, seeded for a while."""
+"""Torch's global random numbers, which dropout and augmentation draw from: one stream for each training."""
 
 from __future__ import annotations
 
@@ -6,25 +6,83 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
+
+from influence_core.threads import FairLock, uninterrupted
+
+_generators = FairLock()
+"""Held while torch's global generators are somebody's own; the process has no others."""
+
+
+class Stream:
+    """Random numbers of one's own, from torch's global generators of the CPU and of a device.
+
+    A training enters it for each step, so that the trainings of other threads take turns with it, and none draws what
+    another one should have drawn::
+
+        stream = Stream(seed, device)
+        for ...:
+            with stream.current():
+                step(...)                      # goes on drawing where the last step stopped
+
+    Generators of other devices are left alone; ``torch.manual_seed`` would seed them.
+
+    Args:
+        seed: of both generators.
+        device: where the model is.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._seed: int | None = seed
+        self._device = device if device.type == "cuda" else None
+        self._states: list[Tensor] = []
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Torch's global generators are at this stream's place inside the ``with`` block, and as before afterwards.
+
+        Other threads wait for their own stream; what waits is counted in ``influence_core.threads.waited``.
+        """
+        with _generators:
+            before = self._read()
+            try:
+                self._enter()
+                yield
+            finally:
+                with uninterrupted():
+                    self._states = self._read()
+                    self._write(before)
+
+    def _enter(self) -> None:
+        if self._seed is None:
+            self._write(self._states)
+            return
+        torch.default_generator.manual_seed(self._seed)
+        if self._device is not None:
+            with torch.cuda.device(self._device):
+                torch.cuda.manual_seed(self._seed)
+        self._seed = None
+
+    def _read(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        return states if self._device is None else [*states, torch.cuda.get_rng_state(self._device)]
+
+    def _write(self, states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        if self._device is not None:
+            torch.cuda.set_rng_state(states[1], self._device)
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators for a while: that of the CPU, and that of a device, which dropout draws from.
-
-    Both are as before afterwards. Generators of other devices are left alone; ``torch.manual_seed`` would seed them.
+    """A new ``Stream`` for a short piece of work, such as drawing a model's first weights.
 
     Args:
-        seed: of both.
+        seed: of the stream.
         device: where the model is.
 
     Yields:
         Nothing.
     """
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)
-        for one in cuda:
-            with torch.cuda.device(one):
-                torch.cuda.manual_seed(seed)
+    with Stream(seed, device).current():
         yield

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-Gradients = Callable[..., object]
+BackwardPass = Callable[..., object]
 """``gradients(frozen)`` adds the gradient of the loss on the current batch to ``.grad``.
 
 ``frozen`` says that the pass is one more than an ordinary step has, so that running statistics must stand still.
@@ -40,18 +40,18 @@ class SharpnessAware(ABC):
         return [p for group in self.base.param_groups for p in group["params"]]
 
     @abstractmethod
-    def step(self, gradients: Gradients) -> None:
+    def step(self, gradients: BackwardPass) -> None:
         """Take one step.
 
         Args:
-            gradients: fills ``.grad``; see ``Gradients``.
+            gradients: fills ``.grad``; see ``BackwardPass``.
         """
 
 
 class _Ascending(SharpnessAware):
     """One pass at the weights, one at ``w + ascent``, on the same batch."""
 
-    def step(self, gradients: Gradients) -> None:
+    def step(self, gradients: BackwardPass) -> None:
         """Climb, take the gradient there, and go down from the weights.
 
         Args:
@@ -194,7 +194,7 @@ class LPFSGD(SharpnessAware):
         self.gamma, self.parts, self.seed = gamma, parts, seed
         self._generators: dict[torch.device, torch.Generator] = {}
 
-    def step(self, gradients: Gradients) -> None:
+    def step(self, gradients: BackwardPass) -> None:
         """Add up the parts' gradients at noisy weights, and go down from the weights.
 
         Args:

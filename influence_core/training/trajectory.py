@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from influence_core.errors import InvalidInput
+from influence_core.identity import add_tensor
 from influence_core.models.weights import check_finite
+
+_COUNT = (0, 2**62)
+_SEED = (-(2**63), 2**64)
+_RATE = (0.0, 1e9)
+_SUM = (0.0, 1e15)
+"""From where to where a number makes sense; what lies beyond comes from a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,9 @@ class Checkpoint:
         learning_rate_sum: sum over the steps since the checkpoint before (or the start).
         rho: radius of the sharpness-aware ascent; 0 for a plain optimiser.
         state: name -> tensor, parameters and buffers, on the CPU.
+
+    Raises:
+        InvalidInput: if a number is none, not finite or out of range, or the state holds something else than tensors.
     """
 
     step: int
@@ -34,6 +45,14 @@ class Checkpoint:
     learning_rate_sum: float
     rho: float
     state: dict[str, Tensor] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Check numbers; they become Python's own."""
+        what = f"of the checkpoint at step {self.step!r}"
+        _settle(self, what, {"step": _COUNT}, {"epoch": _RATE, "learning_rate": _RATE, "rho": _RATE})
+        _settle(self, what, {}, {"learning_rate_sum": _SUM})
+        if not isinstance(self.state, Mapping) or not all(isinstance(t, Tensor) for t in self.state.values()):
+            raise InvalidInput(f"the state {what} has to be a dict of tensors by name, as model.state_dict() gives")
 
     def facts(self) -> dict[str, Any]:
         """Everything but the weights."""
@@ -60,6 +79,9 @@ class Recipe:
         epochs: passes over the training set.
         seed: of the order of the batches.
         options: further options of the optimiser that had an effect, such as gamma of LPF-SGD.
+
+    Raises:
+        InvalidInput: if a number is none, not finite or out of range.
     """
 
     optimizer: str = "sgd"
@@ -71,6 +93,18 @@ class Recipe:
     epochs: int = 0
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Check numbers; they become Python's own."""
+        rates = dict.fromkeys(("learning_rate", "momentum", "weight_decay", "rho"), _RATE)
+        _settle(self, "of the recipe", {"batch_size": _COUNT, "epochs": _COUNT, "seed": _SEED}, rates)
+        if not isinstance(self.optimizer, str):
+            raise InvalidInput(f"the optimizer of the recipe is {self.optimizer!r}, expected a name such as 'sgd'")
+        if not isinstance(self.options, dict) or not all(isinstance(name, str) for name in self.options):
+            raise InvalidInput(f"the options of the recipe are {self.options!r}, expected a dict by name")
+        for name, value in self.options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InvalidInput(f"the option {name} of the recipe is {value}, expected a finite number")
 
     def facts(self) -> dict[str, Any]:
         """The recipe as a plain dict; without options where there are none, as before there were any."""
@@ -91,7 +125,7 @@ class Trajectory(Sequence[Checkpoint]):
         losses: mean training loss of each epoch, in nats.
 
     Raises:
-        InvalidInput: if there is none, the order is wrong, or a weight is NaN or infinite.
+        InvalidInput: if there is none, the order is wrong, or a weight or a loss is no finite number.
     """
 
     def __init__(
@@ -107,7 +141,7 @@ class Trajectory(Sequence[Checkpoint]):
                 check_finite(tensor, f"{name} of the checkpoint at step {checkpoint.step}")
         self.checkpoints = tuple(checkpoints)
         self.recipe = recipe or Recipe()
-        self.losses = tuple(losses)
+        self.losses = tuple(_number(loss, "a loss of the trajectory", (-math.inf, math.inf)) for loss in losses)
 
     def __len__(self) -> int:
         """Number of checkpoints."""
@@ -135,7 +169,39 @@ class Trajectory(Sequence[Checkpoint]):
         for checkpoint in self:
             digest.update(repr(checkpoint.facts()).encode())
             for name in sorted(checkpoint.state):
-                tensor = checkpoint.state[name].detach().cpu().reshape(-1)
-                digest.update(f"{name}{tensor.dtype}".encode())
-                digest.update(tensor.view(torch.uint8).numpy().tobytes())
+                digest.update(name.encode())
+                add_tensor(digest, checkpoint.state[name])
         return digest.hexdigest()
+
+
+def _settle(thing: Any, what: str, counts: dict[str, tuple[int, int]], rates: dict[str, tuple[float, float]]) -> None:
+    """Check fields of a frozen dataclass and make them Python's own numbers.
+
+    Args:
+        thing: the dataclass.
+        what: whose they are, for the message.
+        counts: field -> smallest and largest integer.
+        rates: field -> smallest and largest real number.
+
+    Raises:
+        InvalidInput: naming the field.
+    """
+    for name, (least, most) in counts.items():
+        value: Any = getattr(thing, name)
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not least <= value <= most:
+            raise InvalidInput(f"{name} {what} is {value!r}, expected an integer from {least} to {most}")
+        object.__setattr__(thing, name, int(value))
+    for name, limits in rates.items():
+        object.__setattr__(thing, name, _number(getattr(thing, name), f"{name} {what}", limits))
+
+
+def _number(value: Any, what: str, limits: tuple[float, float]) -> float:
+    if (
+        not isinstance(value, (int, float, np.number))
+        or isinstance(value, (bool, np.complexfloating))
+        or not math.isfinite(value)
+    ):
+        raise InvalidInput(f"{what} is {value!r}, expected a finite number")
+    if not limits[0] <= value <= limits[1]:
+        raise InvalidInput(f"{what} is {value!r}, expected a number from {limits[0]:g} to {limits[1]:g}")
+    return float(value)

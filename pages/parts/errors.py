@@ -37,8 +37,15 @@ def show(error: ic.InfluenceError) -> None:
     Args:
         error: raised by the library on purpose.
     """
-    text = str(error).replace("[", "\\[").replace("$", "\\$").replace("*", "\\*").replace("_", "\\_")
+    text = as_text(str(error))
     if isinstance(error, ic.NotSupported):
         st.info(text, icon=":material/info:")
     else:
         st.error(text, icon=":material/error:")
+
+
+def as_text(words: str) -> str:
+    """Markdown that shows words as they are."""
+    for sign in "\\[$*_~`<:":
+        words = words.replace(sign, f"\\{sign}")
+    return words

@@ -15,7 +15,7 @@ class Choice:
     """What the sidebar says.
 
     Attributes:
-        study: the study.
+        study: what every page is about, shared by all tabs.
         code: Python that makes the study.
         estimator: lower-case name.
         label: the class to show, or ``None`` for all.
@@ -72,9 +72,9 @@ def sidebar() -> Choice:
 def _estimators() -> list[str]:
     """Names of those with scores to show: first TracIn, then those that explain mistakes, then the detectors."""
     kinds = ic.estimators.all_estimators()
-    explain = [c.name for c in kinds if "influence" in c.gives() and c.name != "tracin"]
+    explain = [c.name for c in kinds if "influence" in c.gives() and c.name != ic.estimators.FIRST]
     detect = [c.name for c in kinds if "mislabel_scores" in c.gives() and "influence" not in c.gives()]
-    return ["tracin", *explain, *detect]
+    return [ic.estimators.FIRST, *explain, *detect]
 
 
 def open_study() -> None:
@@ -115,7 +115,7 @@ def copy_as_python(choice: Choice, lines: str, key: str) -> None:
     """A button that shows the lines of ``influence_core`` that make the panel beside it.
 
     Args:
-        choice: the sidebar.
+        choice: the study that the lines begin with.
         lines: what follows after ``study`` is there.
         key: of the panel.
     """

@@ -75,7 +75,7 @@ def train_tile(study: ic.Study, index: int, flagged: bool, size: int = 96, **mor
     """A training image with its given label, and its true one where that is known to differ.
 
     Args:
-        study: the study.
+        study: whose training set the image is of.
         index: training id.
         flagged: whether the estimator suspects its label.
         size: of the picture.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import influence_core as ic
 from parts import results
+from parts.errors import as_text
 from parts.gallery import Tile, gallery, train_tile
 from parts.studies import picture_url
 
@@ -31,8 +32,8 @@ def flags(study: ic.Study, estimator: str) -> set[int] | None:
     """Training images whose label the estimator suspects.
 
     Args:
-        study: the study.
-        estimator: lower-case name.
+        study: whose training labels are judged.
+        estimator: lower-case name, as in ``ic.estimators.get``.
 
     Returns:
         Their ids; ``None`` if it has no opinion, or none on this study: several explain a test image of any study, but
@@ -77,25 +78,12 @@ def explanation(study: ic.Study, scores: ic.Scores, test_id: int, k: int, flags:
         if study.train.true_labels is not None:
             legend.append("~~struck~~ label: known to be wrong, the true one follows")
         st.caption(" · ".join(legend))
-        st.caption(trust(scores))
+        caveats(scores)
 
 
-def trust(scores: ic.Scores) -> str:
-    """How far the scores can be trusted, in a line: scale, share of the model, and how well a solver did."""
-    units = "in nats of test loss" if scores.scale == "nats" else "for the order only"
-    parts = [f"**How far to trust it** · numbers {units}"]
-    if scores.coverage.parameters < 0.9995:
-        parts.append(
-            f"from {scores.coverage.parameters:.1%} of the weights, "
-            f"{scores.coverage.gradient_norm:.0%} of the gradients' norm"
-        )
-    residual = scores.meta.get("residual")
-    if residual is not None:
-        stopped = "" if scores.meta.get("converged", True) else ", **not converged**"
-        parts.append(f"solved to a residual of {float(residual):.1g}{stopped}" if residual else "solved exactly")
-    if float(scores.meta.get("response", 0.0)) > 1:
-        parts.append("**SAM's ascent turns faster than the weights move**: holds for small changes only")
-    return " · ".join(parts)
+def caveats(scores: ic.Scores) -> None:
+    """How far the scores can be trusted, in the library's words."""
+    st.caption(f"**How far to trust it** · {as_text(' '.join(scores.caveats()))}")
 
 
 def signed(score: float) -> str:

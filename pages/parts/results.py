@@ -2,26 +2,31 @@
 
 import threading
 from collections.abc import Callable, Hashable
-from dataclasses import replace
+from contextvars import ContextVar
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import pandas as pd
 import streamlit as st
 import torch
+from cachetools import LRUCache
+from streamlit.delta_generator import DeltaGenerator
 
 import influence_core as ic
 
 T = TypeVar("T")
 
-SOLVERS = (ic.estimators.ConjugateGradient, ic.estimators.LiSSA, ic.estimators.SAMHIF)  # SAMIF is the first of them
-"""Those that solve a linear system for every test image, which the neighbours in a list would have to wait for."""
-
-_guard = threading.Lock()
-_locks: dict[Hashable, threading.Lock] = {}
-_kept: dict[Hashable, object] = {}
-
 BLOCK = 32
 """Test images whose influences are computed together."""
+
+KEPT = 256
+"""Results held at once, those of the longest ago asked for being let go first: two rounds of everything that all
+estimators have to say of a study."""
+
+_guard = threading.Lock()
+_kept: LRUCache[Hashable, object] = LRUCache(maxsize=KEPT)
+_locks: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()  # of what is being computed just now
+_place: ContextVar[DeltaGenerator | None] = ContextVar("place", default=None)  # of the bar: work within work shares it
 
 
 def once(key: Hashable, work: Callable[[], T], what: str) -> T:
@@ -36,22 +41,30 @@ def once(key: Hashable, work: Callable[[], T], what: str) -> T:
         The result, shared by all tabs: not to be changed.
     """
     with _guard:
+        if key in _kept:
+            return _kept[key]  # type: ignore[return-value]  # stored under this key by the same kind of work
         lock = _locks.setdefault(key, threading.Lock())
-    if key not in _kept:
-        place = st.empty()
-        with place.container():
-            bar = st.progress(0.0, f"{what} …")
+    outer = _place.get()
+    place = outer or st.empty()
+    place.progress(0.0, f"{what} …")
 
-        def show(step: str, done: int, total: int) -> None:
-            bar.progress(min(1.0, done / total) if total else 0.0, f"{step} · {done} of {total}")
+    def show(step: str, done: int, total: int) -> None:
+        place.progress(min(1.0, done / total) if total else 0.0, f"{step} · {done} of {total}")
 
-        try:
-            with lock, ic.progress.listen(show):
-                if key not in _kept:
-                    _kept[key] = work()
-        finally:
+    token = _place.set(place)
+    try:
+        with lock, ic.progress.listen(show):
+            with _guard:
+                if key in _kept:  # by the tab that was waited for
+                    return _kept[key]  # type: ignore[return-value]
+            made = work()
+            with _guard:
+                _kept[key] = made
+            return made
+    finally:
+        _place.reset(token)
+        if outer is None:
             place.empty()
-    return _kept[key]  # type: ignore[return-value]  # stored under this key by the same kind of work
 
 
 def estimator(study: ic.Study, name: str) -> ic.estimators.Estimator:
@@ -62,47 +75,43 @@ def estimator(study: ic.Study, name: str) -> ic.estimators.Estimator:
 
 def mislabels(study: ic.Study, name: str) -> ic.Scores:
     """Mislabel scores of all training images."""
-    _refuse(name, "mislabel_scores")
-    fitted = estimator(study, name)
-    return once((study.fingerprint, name, "mislabel"), fitted.mislabel_scores, f"{fitted.title}: mislabel scores")
+    title = _able(name, "mislabel_scores").title
+    key = (study.fingerprint, name, "mislabel")
+    return once(key, lambda: estimator(study, name).mislabel_scores(), f"{title}: mislabel scores")
 
 
 def detection(study: ic.Study, name: str) -> ic.applications.Detection:
     """Curves and Otsu's threshold."""
-    scores = mislabels(study, name)
-    return once((study.fingerprint, name, "detection"), lambda: ic.applications.detect(study, scores), "Curves")
-
-
-def cut(study: ic.Study, name: str, threshold: float) -> ic.applications.Detection:
-    """``detection`` with another threshold; curves and intervals do not depend on it."""
-    scores, base = mislabels(study, name), detection(study, name)
-    order = torch.sort(scores.values, descending=True, stable=True)
-    return replace(base, threshold=threshold, flagged=scores.train_ids[order.indices[order.values > threshold]])
+    key = (study.fingerprint, name, "detection")
+    return once(key, lambda: ic.applications.detect(study, mislabels(study, name)), "Curves")
 
 
 def influence(study: ic.Study, name: str, test_id: int) -> ic.Scores:
-    """Influence on one test image; its neighbours in the list of mistakes are computed along."""
-    _refuse(name, "influence")
-    fitted = estimator(study, name)
+    """Influence on one test image; its neighbours in the list of mistakes are computed along where that is cheap."""
+    fresh = _able(name, "influence")
     wrong = study.misclassified()
     position = (wrong == test_id).nonzero().flatten()
     block = torch.tensor([test_id])
-    if position.numel() and not isinstance(fitted, SOLVERS):
+    if position.numel() and not fresh.solves_each_query:
         start = int(position[0]) // BLOCK * BLOCK
         block = wrong[start : start + BLOCK]
     key = (study.fingerprint, name, "influence", tuple(block.tolist()))
-    return once(key, lambda: fitted.influence(block), f"{fitted.title}: influence")
+    return once(key, lambda: estimator(study, name).influence(block), f"{fresh.title}: influence")
 
 
 def suggestions(study: ic.Study, name: str) -> pd.DataFrame:
     """The relabel table of all training images."""
-    scores, fitted = mislabels(study, name), estimator(study, name)
-    key = (study.fingerprint, name, "relabel")
-    return once(key, lambda: ic.applications.relabel(study, fitted, scores=scores), f"{fitted.title}: suggestions")
+
+    def work() -> pd.DataFrame:
+        return ic.applications.relabel(study, estimator(study, name), scores=mislabels(study, name))
+
+    title = _able(name, "mislabel_scores").title
+    return once((study.fingerprint, name, "relabel"), work, f"{title}: suggestions")
 
 
-def _refuse(name: str, method: str) -> None:
-    """Ask an unfitted estimator, so that a refusal comes before any work."""
+def _able(name: str, method: str) -> ic.estimators.Estimator:
+    """An unfitted estimator that gives ``method``; it refuses itself otherwise, so before any work."""
     fresh = ic.estimators.get(name)
     if method not in fresh.gives():
         getattr(fresh, method)()
+    return fresh

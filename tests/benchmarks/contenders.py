@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from influence_core.gradients import (
     FactoredProjection,
     InnerProducts,
-    MeanSquares,
     Projections,
     Queries,
     SketchProjection,
@@ -27,7 +26,6 @@ from influence_core.gradients import (
     inner_products,
     mean_squares,
     project,
-    record,
     squared_norms,
     sweep,
 )
@@ -293,15 +291,6 @@ def ours_diagonal(work: Work) -> Tensor:
     return squared_norms(work.model, losses, work.train, weights, batch_size=work.batch)
 
 
-def ours_diagonal_recorded(work: Work) -> Tensor:
-    """One sweep, the second use from memory."""
-    fisher = MeanSquares()
-    recording = record(work.model, losses, work.train, [fisher], batch_size=work.batch)
-    norms = SquaredNorms({name: 1 / (squares + DAMPING) for name, squares in fisher.result().items()})
-    recording.replay([norms])
-    return norms.result()
-
-
 def vmap_diagonal(work: Work) -> Tensor:
     fisher = sum(rows.square().sum(0) for rows in _vmap_gradients(work, work.train)) / len(work.train[0])
     return torch.cat([rows.square() @ (1 / (fisher + DAMPING)) for rows in _vmap_gradients(work, work.train)])
@@ -351,7 +340,6 @@ TASKS: dict[str, dict[str, Contender]] = {
     },
     "T4 diagonal metric": {
         "influence_core, two sweeps": ours_diagonal,
-        "influence_core, recorded": ours_diagonal_recorded,
         "torch.func vmap": vmap_diagonal,
         "kronfluence diagonal": kronfluence_diagonal,
     },

@@ -17,7 +17,7 @@ import typer
 from torch import Tensor
 
 from influence_core.curvature import Columns, solve_lsqr
-from influence_core.figures_edits import WeightPaths, weight_paths
+from tests.benchmarks.weight_paths import WeightPaths, weight_paths
 
 CHOSEN = torch.tensor([True, True, False, False, False, False])
 

@@ -1,4 +1,4 @@
-"""Finding and mending wrong labels on the digits study, every estimator: the README's tables.
+"""Finding and mending wrong labels on the digits study, every estimator: the first tables of RESULTS.md.
 
 Run ``python -m tests.benchmarks.mislabels``. Each seed is a study of its own: split, wrong labels, weights. With
 ``--keep FILE`` every single result is a line of that file, and what it holds already is not computed again; several

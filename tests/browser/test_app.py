@@ -145,7 +145,7 @@ def test_the_csv_opens_in_pandas_and_comes_back(server: Server, watched: Open, d
     from influence_core.applications.relabelling import COLUMNS
 
     assert list(pd.read_csv(file).columns) == COLUMNS
-    table = ic.applications.read_csv(file)
+    table = ic.applications.read_relabels(file)
     expected = ic.applications.relabel(demo, ic.estimators.TracIn().fit(demo))
     expected = expected[expected["is_label_issue"]].reset_index(drop=True)
     pd.testing.assert_frame_equal(

@@ -390,7 +390,7 @@ def test_files_that_are_no_relabel_csv(table, tmp_path):
         read_csv(path)
     with pytest.raises(InvalidInput, match="the table lacks the columns sha256"):
         to_csv(table.drop(columns=["sha256"]))
-    lines = to_csv(table).splitlines()
+    lines = [line.replace(f"-of-{N},", ",") for line in to_csv(table).splitlines()]  # as before rows were counted
     path.write_text("\n".join([*lines[:2], lines[2].rsplit(",", 5)[0]]) + "\n")
     assert read_csv(path)["note"].tolist() == ["", ""]
     path.write_text("\n".join([*lines[:2], lines[2].rsplit(",", 18)[0]]) + "\n")
@@ -517,3 +517,96 @@ def test_the_whole_loop_on_digits(demo, tmp_path):
     after = apply_relabels(demo.train, path, accept="flagged")
     assert int(after.corrupted.sum()) < int(demo.train.corrupted.sum()) / 2
     assert demo.replaced(train=after).fingerprint != demo.fingerprint
+
+
+# --- files that are not what was written
+
+
+@pytest.mark.parametrize("kept", [1, 30, N - 1])
+def test_a_file_cut_at_a_line_end_is_named(study, table, tmp_path, kept):
+    path = write_csv(table, tmp_path / "t.csv")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: 1 + kept]))
+    for take in (read_csv, lambda p: apply_relabels(study.train, p)):
+        with pytest.raises(InvalidInput, match=rf"t\.csv has {kept} of {N} rows, {N - kept} are missing"):
+            take(path)
+    path.write_text("".join(lines[:5] + lines[9:]))
+    with pytest.raises(InvalidInput, match=rf"{N - 4} of {N} rows, 4 are missing"):
+        read_csv(path)
+    assert len(apply_relabels(study.train, path, on_conflict="skip")) == N
+    path.write_text("".join(lines).replace(f"-of-{N},", ","))  # as before rows were counted
+    assert len(read_csv(path)) == N
+
+
+def test_a_file_cut_within_its_last_row_is_named(table, tmp_path):
+    path = write_csv(table, tmp_path / "t.csv")
+    path.write_text(path.read_text().rsplit(",", 5)[0])
+    with pytest.raises(InvalidInput, match=r"t\.csv ends within its last row, after 16 cells"):
+        read_csv(path)
+
+
+def test_a_filtered_table_is_whole(study, table, tmp_path):
+    flagged = reviewed(table[table["is_label_issue"]], i3=NAMES[1])
+    path = write_csv(flagged, tmp_path / "t.csv")
+    again = read_csv(path)
+    assert 0 < len(again) == len(flagged) < N
+    assert set(again["run_id"]) == set(table["run_id"])
+    assert read_csv(write_csv(again.head(3), path)).shape[0] == 3  # written again, counted again
+    raw = pd.read_csv(write_csv(flagged, path), keep_default_na=False)
+    assert torch.equal(
+        apply_relabels(study.train, raw[raw["decision"] == "relabel"]).labels,
+        apply_relabels(study.train, flagged).labels,
+    )
+
+
+def test_rows_of_two_runs_are_named(study, table, tmp_path):
+    other = table.assign(run_id="b-el2n-c")
+    both = pd.concat([table.head(20), other.tail(20)])
+    for source in (both, write_csv(both, tmp_path / "t.csv")):
+        with pytest.raises(InvalidInput, match=r"rows of 2 runs, .*loss.* and b-el2n-c: give one table"):
+            apply_relabels(study.train, source)
+    with pytest.raises(InvalidInput, match=r"of the run b-el2n-c, expected .*-loss-"):
+        apply_relabels(study.train, other, run_id=table["run_id"][0])
+    assert len(apply_relabels(study.train, table, run_id=table["run_id"][0])) == N
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("split", "test", "train-000004 is of the test set, the dataset is the train set"),
+        ("sample_id", "train-000005", "train-000005 has index 4 of the train set: the row was mixed up"),
+        ("sample_id", "test-000004", "test-000004 has index 4 of the train set"),
+    ],
+)
+def test_a_row_of_another_split_or_sample_is_named(study, table, column, value, message):
+    edited = reviewed(table, i4=NAMES[2])
+    edited.loc[edited["index"] == 4, column] = value
+    with pytest.raises(InvalidInput, match=message):
+        apply_relabels(study.train, edited)
+    assert torch.equal(apply_relabels(study.train, edited, on_conflict="skip").labels, study.train.labels)
+
+
+@pytest.mark.parametrize("names", [["", "dog", "cow"], ["", '""', '"'], ["dog", '""', "cow"]])
+def test_a_class_with_an_empty_name_can_be_chosen(tmp_path, names):
+    study = make_study(names=names)
+    table = relabel(study, ic.estimators.Loss().fit(study))
+    cells = [n + '""' if "" in names and set(n) <= {'"'} else n for n in names]
+    wanted = (study.train.labels + 1) % 3
+    table["decision"] = "relabel"
+    table["final_label"] = [cells[int(wanted[i])] for i in table["index"]]
+    for source in (table, write_csv(table, tmp_path / "t.csv")):
+        assert torch.equal(apply_relabels(study.train, source).labels, wanted)
+    if "" in names:
+        with pytest.raises(InvalidInput, match=r'class with an empty name: write "" \(two quotes\)'):
+            apply_relabels(study.train, table.assign(final_label=""))
+
+
+def test_a_table_that_cannot_be_written_leaves_nothing_behind(table, tmp_path):
+    path = write_csv(table, tmp_path / "t.csv")
+    before = path.read_bytes()
+    with pytest.raises(InvalidInput, match=r"t\.csv cannot be written.*\\ud800.*take them out"):
+        write_csv(table.assign(note=pd.Series(["\ud800"] * N, dtype=object)), path, NAMES)
+    with pytest.raises(InvalidInput, match="cannot be written"):
+        write_csv(table, tmp_path / "none" / "t.csv")
+    assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+    assert path.read_bytes() == before

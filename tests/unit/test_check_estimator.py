@@ -6,6 +6,8 @@ flipped signs, dropped biases, an inverse per batch, ``q @ a @ q.T`` with ``eigh
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -18,6 +20,7 @@ from influence_core.errors import InvalidInput
 from influence_core.estimators import Estimator
 from influence_core.gradients import per_sample_gradients, sweep
 from influence_core.testing import CHECKS, CheckFailed, check_estimator, estimator_checks
+from influence_core.testing.problems import network_study
 
 
 class _Named:
@@ -287,6 +290,12 @@ class Remembers(Sound):
         self.before = self.inverse_
 
 
+class FitsOnce(Sound):
+    def _fit(self, study):
+        self.first = getattr(self, "first", study)
+        super()._fit(self.first)
+
+
 class TunesItself(Sound):
     def _fit(self, study):
         self.damping = self.damping * 0.9
@@ -354,6 +363,62 @@ class ExemptFromTheSign(FlippedSign):
     exempt: ClassVar[dict[str, str]] = {"sign_against_retraining": "we define it so"}
 
 
+class FreezesTheModel(Sound):
+    """As a tape on the study's own model would: put back at the end, but in the meantime others look."""
+
+    def _gradients(self, study, data, labels=None):
+        if not all(p.requires_grad for p in study.model.parameters()):
+            raise RuntimeError("no trainable parameter is chosen")
+        study.model.requires_grad_(False)
+        time.sleep(0.01)
+        study.model.requires_grad_(True)
+        return super()._gradients(study, data, labels)
+
+
+class AnotherThreadsAnswer(Sound):
+    """Keeps a call's own in what was learned, which all calls share, on the way."""
+
+    def _fit(self, study):
+        super()._fit(study)
+        self.own_ = {}
+
+    def _influence(self, test_ids):
+        self.own_["asked by"] = threading.get_ident()
+        time.sleep(0.01)
+        return super()._influence(test_ids) * (1 if self.own_.pop("asked by", None) == threading.get_ident() else 2)
+
+
+class ResidualInTheEstimator(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        self.own_ = []
+
+    def _influence(self, test_ids):
+        self.own_.append(0.1)
+        return super()._influence(test_ids)
+
+
+class NotesOnItself(Sound):
+    """Sound all the same: a call works on a copy of the estimator, and what it notes there ends with it."""
+
+    def _influence(self, test_ids):
+        self.residual_ = 0.1
+        return super()._influence(test_ids)
+
+    def _facts(self):
+        return {"residual": getattr(self, "residual_", None)}
+
+
+class CountsWhatItIsAsked(Sound):
+    def _fit(self, study):
+        super()._fit(study)
+        self.own_ = {"calls": torch.zeros(())}
+
+    def _mislabel_scores(self):
+        self.own_["calls"] += 1
+        return super()._mislabel_scores()
+
+
 CAUGHT = [
     (FlippedSign, "sign_against_retraining"),
     (DroppedBias, "biases_count"),
@@ -374,6 +439,7 @@ CAUGHT = [
     (NegativeSelfInfluence, "labels_on_the_jar"),
     (OwnMemory, "scores_are_copies"),
     (Remembers, "fit_again"),
+    (FitsOnce, "fit_again"),
     (TunesItself, "parameters_untouched"),
     (Constant, "not_constant"),
     (IgnoresTheStudy, "depends_on_the_study"),
@@ -395,6 +461,10 @@ CAUGHT = [
     (HidesNaN, "not_finite"),
     (HoldsAFunction, "save_and_load"),
     (ForgetsOnLoading, "save_and_load"),
+    (FreezesTheModel, "two_threads"),
+    (AnotherThreadsAnswer, "two_threads"),
+    (ResidualInTheEstimator, "scoring_leaves_the_estimator"),
+    (CountsWhatItIsAsked, "scoring_leaves_the_estimator"),
     (UndeclaredNeed, "declared_needs"),
     (NotFittedUnnoticed, "refusals"),
     (ExemptFromTheSign, "declarations"),
@@ -403,6 +473,14 @@ CAUGHT = [
 
 def test_the_sound_estimator_passes():
     assert set(check_estimator(Sound).values()) == {"passed"}
+
+
+def test_what_a_call_notes_on_the_estimator_ends_with_the_call():
+    check_estimator(NotesOnItself, only="scoring_leaves_the_estimator")
+    check_estimator(NotesOnItself, only="two_threads")
+    estimator = NotesOnItself().fit(network_study())
+    assert estimator.influence().meta["residual"] == 0.1
+    assert not hasattr(estimator, "residual_")
 
 
 @pytest.mark.parametrize(("mutant", "name"), CAUGHT, ids=[f"{m.__name__}-{n}" for m, n in CAUGHT])
@@ -418,7 +496,7 @@ def test_every_check_catches_something():
 def test_all_failures_are_reported_together():
     with pytest.raises(CheckFailed) as caught:
         check_estimator(StaleHook)
-    assert "StaleHook fails 1 of" in str(caught.value)
+    assert "StaleHook fails 2 of" in str(caught.value)
     with pytest.raises(CheckFailed) as caught:
         check_estimator(DroppedBias)
     assert "biases_count" in str(caught.value)

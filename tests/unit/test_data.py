@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import copy
 import io
+import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 import influence_core as ic
 from influence_core.data import LabelledDataset, image_folder, parquet_images, symmetric_noise, wrap
@@ -394,3 +399,100 @@ def test_parquet_files_that_are_none(tmp_path):
     broken = parquet_images(parquet(tmp_path / "b.parquet", image=[encoded(1), b"no picture"], label=[0, 0]))
     with pytest.raises(InvalidInput, match="image 1 cannot be read as a picture"):
         broken.batch([0, 1])
+
+
+class Sequential(Dataset):
+    """A dataset with one position in one file, as many have: two threads at once get each other's samples."""
+
+    def __init__(self, inputs):
+        self.inputs_, self.position, self.labels = inputs, 0, [0] * len(inputs)
+
+    def __len__(self):
+        return len(self.inputs_)
+
+    def __getitem__(self, index):
+        self.position = index
+        time.sleep(1e-4)
+        return self.inputs_[self.position], 0
+
+
+def in_threads(*works):
+    """Results of functions called at the same time."""
+    ready = threading.Barrier(len(works))
+
+    def one(work):
+        ready.wait()
+        return work()
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return [future.result() for future in [pool.submit(one, work) for work in works]]
+
+
+@pytest.mark.parametrize("how", ["one dataset", "two wrappers", "two subsets", "a copy", "a pickle"])
+def test_a_dataset_of_others_is_read_by_one_thread_at_a_time(how):
+    inputs = torch.rand(60, 1, 2, 2)
+    base = Sequential(inputs)
+    if how == "two subsets":
+        made = [LabelledDataset(Subset(base, range(60))) for _ in range(4)]
+    elif how == "one dataset":
+        made = [LabelledDataset(base)] * 4
+    else:
+        whole = LabelledDataset(base)
+        whole = {"a copy": copy.deepcopy, "a pickle": lambda d: pickle.loads(pickle.dumps(d))}.get(how, lambda d: d)(
+            whole
+        )
+        made = [whole, *(LabelledDataset(whole.base) for _ in range(3))]
+    read = in_threads(*(lambda d=d: d.batch(range(60))[0] for d in made), lambda: made[0].fingerprint)
+    assert all(torch.equal(batch, inputs) for batch in read[:4])
+    assert read[4] == LabelledDataset(TensorDataset(inputs, torch.zeros(60).long())).fingerprint
+
+
+def test_nan_is_found_by_every_thread():
+    inputs = torch.rand(2000, 1, 4, 4)
+    inputs[[5, 1500], 0, 1, 1] = float("nan")
+    for _ in range(5):
+        data = LabelledDataset(TensorDataset(inputs, torch.zeros(2000).long()), name="train")
+
+        def check(data=data):
+            with pytest.raises(InvalidInput, match=r"train image 5 .*\(2 of 2000 images"):
+                data.check_finite()
+            return data.fingerprint
+
+        assert len(set(in_threads(*[check] * 6))) == 1
+
+
+def test_what_is_ours_is_read_at_once(folder):
+    data = image_folder(folder, mean=[0.5], std=[0.25])
+    alone = data.batch(range(5))[0]
+    assert all(torch.equal(b, alone) for b in in_threads(*[lambda: data.batch(range(5))[0]] * 6))
+    part = pickle.loads(pickle.dumps(data.subset([4, 0])))
+    assert torch.equal(part.batch([0, 1])[0], alone[[4, 0]])
+    assert np.asarray(part.picture(0)).max() == 51
+
+
+def flipped(inputs, chance=0.5):
+    class Flips(Listed):
+        def __getitem__(self, index):
+            item, label = super().__getitem__(index)
+            return (item.flip(-1) if torch.rand(()) < chance else item), label
+
+    return Flips(inputs, [0] * len(inputs))
+
+
+@pytest.mark.parametrize("size", [20, 3000])
+def test_a_random_augmentation_is_refused(size):
+    torch.manual_seed(0)
+    data = LabelledDataset(flipped(torch.rand(size, 1, 3, 3)), name="train")
+    message = r"train sample \d+ is not the same when it is read twice: its transform is random.*of evaluation"
+    with pytest.raises(InvalidInput, match=message):
+        data.check_repeatable()
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9, 2))
+    with pytest.raises(InvalidInput, match=message):
+        ic.Study(model, data, LabelledDataset(TensorDataset(X, torch.zeros(4).long())))
+
+
+@pytest.mark.parametrize(("size", "reads"), [(20, 40), (3000, 64)])
+def test_looking_for_one_is_cheap(size, reads):
+    base = Listed(torch.full((size, 1, 3, 3), float("nan")), [0] * size, labels=[0] * size)
+    LabelledDataset(base).check_repeatable()
+    assert base.loaded == reads

@@ -1,11 +1,10 @@
-"""The contract that all estimators keep, and what each refuses. Their numbers are checked in tests/oracle."""
+"""What estimators refuse, and what else ``ic.testing`` does not ask of them (tests/unit/test_estimator_checks.py)."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import gc
-import sys
 
 import numpy as np
 import pytest
@@ -22,26 +21,11 @@ from influence_core.gradients import (
     squared_norms,
 )
 from influence_core.losses import cross_entropy
-from influence_core.testing.tools import outcomes
+from influence_core.testing.tools import results, values
 from tests.estimator_settings import own_estimators, quick
-from tests.helpers import images, literal_gradients, net, states_equal, study
+from tests.helpers import images, literal_gradients, net, study
 
 MADE = {cls.name: quick(cls) for cls in own_estimators()}
-METHODS = ["influence", "self_influence", "mislabel_scores", "label_influence"]
-GIVES = dict.fromkeys(MADE, METHODS[:3]) | {
-    "vm": ["influence", "mislabel_scores", "label_influence"],
-    "fvm": ["influence", "mislabel_scores", "label_influence"],
-    "labelcontrast": ["influence", "mislabel_scores", "label_influence"],
-    "confidentlearning": ["mislabel_scores", "label_influence"],
-    "deepknn": ["mislabel_scores", "label_influence"],
-    "el2n": ["mislabel_scores"],
-    "forgetting": ["mislabel_scores"],
-    "loss": ["mislabel_scores"],
-    "tunedloss": ["mislabel_scores"],
-    "random": ["mislabel_scores"],
-    **{name: ["influence", "mislabel_scores"] for name in ("samif", "samhif", "samgif")},
-    **{name: [] for name in ("gif", "fif", "pif")},
-}
 
 
 @pytest.fixture(scope="module")
@@ -54,153 +38,61 @@ def fitted(small):
     return {name: make().fit(small) for name, make in MADE.items()}
 
 
-def results(estimator):
-    return {m: getattr(estimator, m)().values for m in estimator.gives() if m in METHODS}
-
-
-def close(one, two, tolerance=0.0):
-    return one.keys() == two.keys() and all(torch.allclose(one[k], two[k], rtol=tolerance, atol=tolerance) for k in one)
-
-
-every = pytest.mark.parametrize("name", MADE)
-
-
-@every
-def test_what_it_gives(fitted, small, name):
-    estimator = fitted[name]
-    assert [m for m in estimator.gives() if m in METHODS] == GIVES[name]
-    shapes = {"influence": (24, 9), "label_influence": (24, 3)}
-    for method in GIVES[name]:
-        scores = getattr(estimator, method)()
-        assert scores.values.shape == shapes.get(method, (24,))
-        assert scores.values.dtype == torch.float64
-        assert scores.train_ids.tolist() == list(range(24))
-        assert scores.kind == method.removesuffix("_scores")
-        assert (scores.test_ids is None) == (method != "influence")
+@pytest.mark.parametrize("name", MADE)
+def test_scores_belong_to_the_study(fitted, small, name):
+    for method, scores in results(fitted[name]).items():
+        assert scores.values.dtype == torch.float64, method
         assert scores.train is small.train
-        assert scores.meta["study"] == small.fingerprint
-        assert scores.meta["parameters"] == dataclasses.asdict(MADE[name]())
-        assert scores.meta["estimator"] == scores.name == name
+        assert scores.test is small.test
+        assert scores.name == name
         assert scores.meta["seconds"] > 0
         assert name == "lastlayer" or scores.coverage == ic.Coverage(1.0, 1.0)
 
 
-@every
-def test_what_it_does_not_give_names_those_that_do(fitted, name):
-    for method in set(METHODS) - set(GIVES[name]):
-        for estimator in (fitted[name], MADE[name]()):
-            with pytest.raises(NotSupported) as caught:
-                getattr(estimator, method)()
-            named = set(str(caught.value).split("do: ")[1].removesuffix(".").split(", "))
-            for other, gives in GIVES.items():
-                assert (type(fitted[other]).__name__ in named) == (method in gives), other
-            assert not isinstance(caught.value, InvalidInput)
-
-
-@every
-def test_fit_first(name):
-    for method in GIVES[name]:
-        with pytest.raises(NotFitted, match=f"fit.*{method}"):
-            getattr(MADE[name](), method)()
-
-
-@every
-def test_fit_again_and_same_seed_same_result(fitted, small, name):
-    first = results(fitted[name])
-    again = MADE[name]().fit(small)
-    assert close(results(again), first)
-    torch.manual_seed(99)
-    assert again.fit(small) is again
-    assert close(results(again), first)
-
-
-@every
-def test_fitting_another_study_forgets_the_first(small, name):
-    other = study(noise=0.5)
-    estimator = MADE[name]().fit(other).fit(small)
-    found = outcomes(estimator)
-    assert close(found, outcomes(MADE[name]().fit(small)), 1e-9)
-    same = close(found, outcomes(MADE[name]().fit(other)), 1e-6)
-    assert same == ("depends_on_the_study" in estimator.exempt)
+@pytest.mark.parametrize(("name", "method"), [("tracin", "label_influence"), ("loss", "influence")])
+def test_a_refusal_names_all_that_can_and_no_other(fitted, name, method):
+    with pytest.raises(NotSupported) as caught:
+        getattr(fitted[name], method)()
+    named = set(str(caught.value).split("do: ")[1].removesuffix(".").split(", "))
+    for other in fitted.values():
+        assert (type(other).__name__ in named) == (method in other.gives())
+    assert not isinstance(caught.value, InvalidInput)
 
 
 def test_a_failed_fit_leaves_no_half_results(small):
     estimator = TracIn().fit(small)
+    before, learned = estimator.influence([0]).values, set(vars(estimator))
     rateless = ic.training.Trajectory([dataclasses.replace(c, learning_rate=0.0) for c in small.trajectory])
     with pytest.raises(InvalidInput, match="learning rate above 0"):
         estimator.fit(small.replaced(trajectory=rateless))
+    assert estimator.study_ is small  # as it was, for whoever asks it from another thread
+    assert set(vars(estimator)) == learned
+    assert torch.equal(estimator.influence([0]).values, before)
+    fresh = TracIn()
+    with pytest.raises(InvalidInput, match="learning rate above 0"):
+        fresh.fit(small.replaced(trajectory=rateless))
     with pytest.raises(NotFitted):
-        estimator.influence()
+        fresh.influence()
 
 
 @pytest.mark.parametrize("name", ["gex", "fvm"])
 def test_the_seed_matters(fitted, small, name):
-    other = dataclasses.replace(MADE[name](), seed=1).fit(small)
-    assert not close(results(other), results(fitted[name]), 1e-6)
+    other = values(dataclasses.replace(MADE[name](), seed=1).fit(small))
+    for method, expected in values(fitted[name]).items():
+        assert not torch.allclose(other[method], expected, rtol=1e-6, atol=1e-6)
 
 
-@every
-def test_study_and_global_randomness_are_left_alone(small, name):
-    model, labels = copy.deepcopy(small.model), small.train.labels.clone()
-    states = [{k: v.clone() for k, v in c.state.items()} for c in small.trajectory]
-    flags = [(m.training, m.__dict__.get("track_running_stats")) for m in small.model.modules()]
-    fingerprint = copy.copy(small.fingerprint)
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    results(MADE[name]().fit(small))
-    assert torch.equal(torch.rand(2), expected)
-    assert states_equal(small.model, model)
-    assert flags == [(m.training, m.__dict__.get("track_running_stats")) for m in small.model.modules()]
-    assert all(p.grad is None and p.requires_grad for p in small.model.parameters())
-    assert torch.equal(small.train.labels, labels)
-    for checkpoint, before in zip(small.trajectory, states, strict=True):
-        assert all(torch.equal(checkpoint.state[k], v) for k, v in before.items())
-    assert small.replaced().fingerprint == fingerprint
+@pytest.mark.parametrize("ids", [torch.tensor([7, 2], dtype=torch.uint8), np.array([7, 2]), (7, 2), range(7, 1, -5)])
+def test_test_ids_of_any_kind(fitted, ids):
+    expected = fitted["tracin"].influence([7, 2])
+    part = fitted["tracin"].influence(test=ids)
+    assert part.test_ids.tolist() == [7, 2]
+    assert torch.equal(part.values, expected.values)
 
 
-@every
-def test_scores_are_not_the_estimators_own_memory(small, name):
-    estimator = MADE[name]().fit(small)
-    for method in GIVES[name]:
-        before = getattr(estimator, method)().values.clone()
-        getattr(estimator, method)().values.zero_()
-        assert torch.equal(getattr(estimator, method)().values, before)
-
-
-@every
-def test_batches_of_scoring_do_not_matter(fitted, small, name, monkeypatch):
-    from influence_core import study as study_module
-
-    sizes: list[int] = []
-    sweep = sys.modules["influence_core.gradients.sweep"]  # the package's name "sweep" is the function
-    monkeypatch.setattr(sweep, "batch_size_for", lambda *_: sizes.append(5) or 5)
-    monkeypatch.setattr(study_module, "_BATCH", 4)
-    assert close(results(MADE[name]().fit(small.replaced())), results(fitted[name]), 1e-9)
-    if name in ("tracin", "vm", "fvm", "randproj", "tracinrp", "trak"):
-        assert sizes  # they really were cut into batches of five
-
-
-@pytest.mark.parametrize("name", ["tracin", "vm", "fvm", "loss", "randproj", "tracinrp", "trak"])
-def test_the_order_of_the_training_set_does_not_matter(fitted, small, name):
-    """GEX draws its batches from the training set, so its ensemble is another one; TracIn's checkpoints are given."""
-    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
-    shuffled = results(MADE[name]().fit(small.replaced(train=small.train.subset(order))))
-    for method, values in results(fitted[name]).items():
-        assert torch.allclose(shuffled[method], values[order], rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", ["tracin", "gex", "fvm"])
-def test_test_ids_are_columns(fitted, name):
-    whole = fitted[name].influence()
-    assert whole.test_ids.tolist() == list(range(9))
-    for ids in ([7, 2], torch.tensor([7, 2], dtype=torch.uint8), np.array([7, 2]), (7, 2)):
-        part = fitted[name].influence(test=ids)
-        assert part.test_ids.tolist() == [7, 2]
-        assert torch.allclose(part.values, whole.values[:, [7, 2]], rtol=1e-9, atol=1e-12)
-    for one in (3, np.int64(3), torch.tensor(3)):
-        assert torch.allclose(fitted[name].influence(one).values[:, 0], whole.values[:, 3], rtol=1e-9, atol=1e-12)
-    assert torch.equal(fitted[name].influence(range(2)).values, fitted[name].influence([0, 1]).values)
+@pytest.mark.parametrize("one", [3, np.int64(3), torch.tensor(3)])
+def test_one_test_id_is_one_column(fitted, one):
+    assert torch.equal(fitted["tracin"].influence(one).values, fitted["tracin"].influence([3]).values)
 
 
 @pytest.mark.parametrize(
@@ -281,9 +173,13 @@ def test_get():
 
 def test_available():
     table = ic.estimators.available().set_index("name")
-    for name, gives in GIVES.items():
-        assert [m for m in table.loc[name, "gives"].split(", ") if m != "parameter_change"] == gives
-        assert isinstance(ic.estimators.get(name), type(MADE[name]()))
+    for name, make in MADE.items():
+        assert table.loc[name, "gives"].split(", ") == make().gives()
+        assert isinstance(ic.estimators.get(name), type(make()))
+    assert ic.estimators.GEX.gives() == ["influence", "self_influence", "mislabel_scores"]
+    assert ic.estimators.FVM.gives() == ["influence", "mislabel_scores", "label_influence"]
+    assert ic.estimators.GIF.gives() == ["parameter_change"]
+    assert ic.estimators.Loss.gives() == ["mislabel_scores"]
     assert table.loc["tracin", "needs"] == "checkpoint, trajectory"
     assert table.loc["fvm", "needs"] == "checkpoint, validation"
     assert table.loc["loss", "needs"] == "checkpoint"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import html
+
 import numpy as np
 import pytest
 import torch
@@ -79,7 +81,7 @@ def test_several_curves(study):
 
 
 def test_long_curves_are_thinned_but_keep_their_ends(study, monkeypatch):
-    monkeypatch.setattr(figures, "_MOST_POINTS", 10)
+    monkeypatch.setattr(figures.curves, "_MOST_POINTS", 10)
     found = detect(study, mislabel(study))
     curve = figures.roc(found).data[0]
     assert len(curve.x) < len(found.roc)
@@ -138,20 +140,36 @@ def influence(study):
     )
 
 
-def test_explanation_strip(study):
+@pytest.mark.parametrize("kind", [list, set, torch.tensor])
+def test_explanation_strip(study, kind):
     scores = influence(study)
-    figure = figures.explanation_strip(study, scores, test_id=7, k=4)
-    assert len(figure.data) == 0
-    assert len(figure.layout.images) == 1 + 2 * 4
     harmful, helpful = scores.harmful(7, 4), scores.helpful(7, 4)
     shown = [*harmful["train_id"], *helpful["train_id"]]
+    figure = figures.explanation_strip(study, scores, test_id=7, k=4, flagged=kind([shown[1], shown[6], 999]))
+    assert len(figure.data) == 0
+    assert len(figure.layout.images) == 1 + 2 * 4
     assert [i.source for i in figure.layout.images[1:]] == [ic.pictures.data_url(study.train, i, 128) for i in shown]
     assert figure.layout.images[0].source == ic.pictures.data_url(study.test, 7, 128)
     captions = [a.text for a in figure.layout.annotations]
     assert captions[0].startswith("test image 7<br>")
     assert [int(c.split("#")[1].split("<")[0]) for c in captions if "#" in c] == shown
-    framed = [i for i in shown if study.train.corrupted[i]]
-    assert len(figure.layout.shapes) == len(framed) > 0
+    struck = [int(c.split("#")[1].split("<")[0]) for c in captions if "<s>" in c]
+    assert struck == [i for i in shown if study.train.corrupted[i]]
+    assert struck
+    places = {i.source: i.x for i in figure.layout.images[1:]}
+    frames = [s for s in figure.layout.shapes if s.line.color == figures.FLAGGED]
+    assert [s.x0 for s in frames] == [places[ic.pictures.data_url(study.train, i, 128)] for i in (shown[1], shown[6])]
+    bars = [s.x1 - s.x0 for s in figure.layout.shapes if s.fillcolor]
+    strength = np.abs([*harmful["score"], *helpful["score"]])
+    assert bars == pytest.approx(strength / strength.max())
+
+
+def test_a_struck_label_is_followed_by_the_true_one(study):
+    figure = figures.explanation_strip(study, influence(study), test_id=7, k=20)
+    text = next(a.text for a in figure.layout.annotations if "<s>" in a.text)
+    i = int(text.split("#")[1].split("<")[0])
+    given, true = (html.escape(NAMES[int(y[i])], quote=False) for y in (study.train.labels, study.train.true_labels))
+    assert text.startswith(f"<s>{given}</s> <b>{true}</b> #{i}")
 
 
 def test_class_names_are_text(study):

@@ -36,10 +36,6 @@ def test_shares(case) -> None:  # type: ignore[no-untyped-def]
     share = sum(sizes[name] for name in fallen) / sum(sizes.values())
     assert found.by_fallback == pytest.approx(share)
     assert found.by_rule == pytest.approx(1 - share)
-    norms = {name: float(gradient.square().sum()) for name, gradient in expected.items()}
-    share = sum(norms[name] for name in fallen) / sum(norms.values())
-    assert found.norm_by_fallback == pytest.approx(share, rel=1e-9)
-    assert found.norm_by_rule == pytest.approx(1 - share, rel=1e-9, abs=1e-12)
     assert_close(flat(consumer.result()), flat(expected))
     right = tuple(part[:3] for part in data)
     assert_close(inner_products(model, loss, data, right, batch_size=4), flat(expected) @ flat(expected)[:3].T)
@@ -49,7 +45,6 @@ def test_everything_by_rules() -> None:
     model, loss, data = next(case for case in CASES if case.name == "resnet18").make()
     found = sweep(model, loss, data, []).coverage
     assert found.by_rule == 1.0
-    assert found.norm_by_rule == 1.0
     assert found.share == 1.0
     assert not found.fallback
 
@@ -57,7 +52,7 @@ def test_everything_by_rules() -> None:
 def test_without_data() -> None:
     found = coverage(ScaledInside())
     assert set(found.fallback) == {"scaled.scale"}
-    assert found.norm_by_rule is None
+    assert found.norm_selected is None
     assert found.by_fallback == pytest.approx(4 / (20 + 4 + 20 + 10))
     assert "no rule for scale of Scaled" in found.fallback["scaled.scale"]
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from influence_core.gradients import Gradients, squared_norms, sweep
+from influence_core.curvature import GaussNewton
+from influence_core.gradients import Gradients, output_grams, squared_norms, sweep
+from influence_core.progress import listen, track
 from tests.cases import CASES, Case, squares
 
 
@@ -67,6 +71,23 @@ def test_buffers_that_change_in_the_forward_pass() -> None:
     assert same(state(model), before)
 
 
+class Drifting(Counting):
+    """Its outputs depend on how often it was called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1 + self.calls)
+
+
+def test_every_product_is_with_the_same_matrix() -> None:
+    model = Drifting().eval()
+    before = state(model)
+    matrix = GaussNewton(model, squares, (torch.randn(5, 4), torch.zeros(5)), batch_size=5)
+    rows = torch.eye(matrix.size)
+    assert torch.equal(matrix(rows), matrix(rows))
+    assert torch.equal(matrix.output_changes(rows), matrix.output_changes(rows))
+    assert same(state(model), before)
+
+
 class Failing(Gradients):
     """A consumer that breaks in the middle of a sweep."""
 
@@ -83,6 +104,55 @@ def test_after_an_exception_in_mid_sweep(name: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         sweep(model, loss, data, [Failing()], batch_size=2)
     assert same(state(model), before)
+
+
+def process() -> list[Any]:
+    """What of the process a pass changes while it runs."""
+    cuda = torch.backends.cuda
+    flags = [cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled()]
+    return [torch.backends.mha.get_fastpath_enabled(), *flags, torch.is_grad_enabled(), list(warnings.filters)]
+
+
+def cancelled(done: int) -> None:
+    if done == 2:
+        raise StopWork
+
+
+def interrupted(done: int) -> None:
+    if done == 2:
+        signal.raise_signal(signal.SIGINT)
+
+
+class StopWork(Exception):
+    """What a listener raises to stop the work."""
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit", "recurrent", "functional use"])
+@pytest.mark.parametrize(("stop", "error"), [(cancelled, StopWork), (interrupted, KeyboardInterrupt)])
+@pytest.mark.parametrize("kind", ["sweep", "grams", "product", "output change"])
+def test_after_being_stopped_from_outside(name: str, stop: Any, error: type[BaseException], kind: str) -> None:
+    model, loss, data = next(case for case in CASES if case.name == name).make()
+    model.eval()
+    works: dict[str, Any] = {
+        "sweep": lambda: squared_norms(model, loss, data, batch_size=1),
+        "grams": lambda: output_grams(model, data, batch_size=1),
+        "product": lambda: matrix(torch.ones(1, matrix.size, dtype=matrix.parameters[0].dtype)),
+        "output change": lambda: matrix.output_changes(torch.ones(1, matrix.size, dtype=matrix.parameters[0].dtype)),
+    }
+    matrix = GaussNewton(model, loss, data, batch_size=1)
+    before, around, calls = state(model), process(), []
+
+    def listener(what: str, done: int, total: int) -> None:
+        calls.append(done)
+        stop(len(calls) - 1)
+
+    with pytest.raises(error), listen(listener):
+        [works[kind]() for _ in track([1], "work")]
+    assert len(calls) >= 3
+    assert same(state(model), before)
+    assert process() == around
+    with torch.no_grad():
+        assert torch.isfinite(model(data[0])).all()
 
 
 def test_after_an_exception_in_the_loss() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -20,7 +22,15 @@ def test_ways_to_choose() -> None:
     assert list(select(model, lambda name, parameter: parameter.dim() == 1).parameters) == ["0.bias", "2.bias"]
     assert select(model, {"0.weight": torch.eye(3, 2, dtype=torch.bool)}).size == 2
     chosen = select(model, "2")
-    assert select(model, chosen) is chosen
+    assert list(select(model, chosen).parameters) == list(chosen.parameters)
+
+
+def test_a_selection_is_bound_anew_and_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    chosen, other = select(model, "2"), copy.deepcopy(model)
+    bound = select(other, chosen)
+    assert bound.parameters["2.weight"] is other[2].weight
+    assert chosen.parameters["2.weight"] is model[2].weight
 
 
 def test_tied_parameters_have_one_name_and_answer_to_both() -> None:

@@ -1,4 +1,4 @@
-"""The sweep: data, batches, number types, several consumers, results given in advance."""
+"""The sweep: data, batches, number types, several consumers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from influence_core.batches import batch_size_for
 from influence_core.gradients import (
     DenseProjection,
     Gradients,
@@ -23,11 +24,11 @@ from influence_core.gradients import (
     mean_squares,
     per_sample_gradients,
     project,
-    record,
     squared_norms,
     sweep,
 )
-from influence_core.gradients.memory import MIB, batch_size_for
+from influence_core.gradients.memory import MIB
+from influence_core.progress import listen
 from tests.cases import CASES, cross_entropy, squares
 from tests.models_for_tests import small_cnn
 from tests.references import assert_close, flat, one_by_one
@@ -81,10 +82,9 @@ def test_one_sample() -> None:
 
 def test_progress_and_report() -> None:
     seen: list[tuple[int, int]] = []
-    report = sweep(
-        MODEL, cross_entropy, (X, Y), [], batch_size=4, progress=lambda done, total: seen.append((done, total))
-    )
-    assert seen == [(4, 9), (8, 9), (9, 9)]
+    with listen(lambda what, done, total: seen.append((done, total))):
+        report = sweep(MODEL, cross_entropy, (X, Y), [], batch_size=4)
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert report.samples == 9
     assert report.batch_size == 4
     assert report.seconds > 0
@@ -113,33 +113,6 @@ def test_several_consumers_at_once(name: str) -> None:
         assert_close(
             torch.cat([g.flatten() for g in found.values()]), torch.cat([g.flatten() for g in expected.values()])
         )
-
-
-@pytest.mark.parametrize("name", ["resnet18", "vit", "tied linears", "used twice"])
-def test_a_recording_replays_the_sweep(name: str) -> None:
-    model, loss, data = next(case for case in CASES if case.name == name).make()
-    fisher = MeanSquares()
-    recording = record(model, loss, data, [fisher], batch_size=4)
-    assert recording.bytes > 0
-    assert recording.report.samples == len(data[0])
-    weights = {name: 1 / (squared + 1e-3) for name, squared in fisher.result().items()}
-    again = SquaredNorms(weights)
-    recording.replay([again])
-    assert_close(again.result(), squared_norms(model, loss, data, weights))
-
-
-def test_results_given_in_advance() -> None:
-    norms, products = torch.full((9,), 7.0), torch.full((9, 2), 7.0)
-    gradients = {"0.bias": torch.full((9, 5), 7.0)}
-    queries = Queries.record(MODEL, cross_entropy, (X[:2], Y[:2]))
-    consumers = [SquaredNorms(out=norms), InnerProducts(queries, out=products), Gradients(out=gradients)]
-    sweep(MODEL, cross_entropy, (X, Y), consumers)
-    assert consumers[0].result() is norms
-    assert consumers[2].result()["0.bias"] is gradients["0.bias"]
-    assert_close(norms, squared_norms(MODEL, cross_entropy, (X, Y)), 1e-5)
-    assert_close(products, inner_products(MODEL, cross_entropy, (X, Y), (X[:2], Y[:2])), 1e-5)
-    with pytest.raises(ValueError, match=r"out has shape \(8,\), expected \(9,\)"):
-        sweep(MODEL, cross_entropy, (X, Y), [SquaredNorms(out=torch.zeros(8))])
 
 
 def test_queries_that_do_not_fit() -> None:

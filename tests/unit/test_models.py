@@ -206,3 +206,68 @@ def test_registering_an_architecture(monkeypatch):
     ic.models.register("mine")(functools.partial(nn.Linear, 4))
     assert "mine" in ic.models.names()
     assert build("mine", out_features=2).weight.shape == (2, 4)
+
+
+def altered(**dtypes):
+    return {k: v.to(dtypes.get(k.replace(".", "_"), v.dtype)) for k, v in net().state_dict().items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex128])
+def test_weights_of_another_kind_of_number_are_refused(dtype):
+    model = net()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(InvalidInput, match=rf"4\.weight in w\.pt holds numbers of type {dtype}, the model has"):
+        load_weights(model, altered(**{"4_weight": dtype}), "w.pt")
+    with pytest.raises(InvalidInput, match=r"1\.num_batches_tracked in w\.pt holds numbers of type torch\.float32"):
+        load_weights(model, altered(**{"1_num_batches_tracked": torch.float32}), "w.pt")
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_precision_may_change_where_nothing_is_lost(dtype):
+    small = {k: v.to(dtype) if v.is_floating_point() else v.int() for k, v in net(1).state_dict().items()}
+    wide, exact = net(2), net(3).to(dtype)
+    load_weights(wide, small)
+    load_weights(exact, {k: v.double() if v.is_floating_point() else v for k, v in small.items()})
+    assert all(torch.equal(v.to(small[k].dtype), small[k]) for k, v in wide.state_dict().items())
+    assert all(torch.equal(v.to(small[k].dtype), small[k]) for k, v in exact.state_dict().items())
+    with pytest.raises(
+        InvalidInput, match=r"is torch\.float64, and the model's torch\.\w+ would round it.*model\.to\("
+    ):
+        load_weights(net(4).to(dtype), net(1).state_dict())
+
+
+def test_a_changed_tensor_file_is_named(tmp_path):
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, {"a": torch.arange(4.0), "b": torch.tensor([True, False])}, {"k": '{"x": 1}', "l": "[]"})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(InvalidInput, match=r"t\.safetensors"):
+            load_tensors(path, sealed=True)
+    path.write_bytes(whole[:-1] + b"\x02")
+    with pytest.raises(InvalidInput, match=r"was changed or damaged after it was written \(its checksum differs\)"):
+        load_tensors(path)
+
+
+def test_a_file_without_a_checksum_is_taken_where_none_is_asked_for(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(2)}, tmp_path / "old.safetensors", {"k": "[3]"})
+    assert load_tensors(tmp_path / "old.safetensors").keys() == {"a"}
+    assert ic.models.read_facts(tmp_path / "old.safetensors", "k") == [3]
+    with pytest.raises(InvalidInput, match=r"old\.safetensors carries no checksum.*make it anew"):
+        load_tensors(tmp_path / "old.safetensors", sealed=True)
+
+
+def test_the_same_tensors_are_the_same_file(tmp_path):
+    for name in ("a", "b"):
+        save_tensors(tmp_path / name, {"x": torch.ones(3), "y": torch.zeros(2)}, {"k": "1", "l": "2", "m": "3"})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["none/t.safetensors", "x\ud800.safetensors", "x" * 300])
+def test_a_tensor_file_that_cannot_be_written(tmp_path, name):
+    with pytest.raises(InvalidInput, match=r"cannot be written.*Nothing was changed"):
+        save_tensors(tmp_path / name, {"a": torch.ones(2)})
+    assert list(tmp_path.iterdir()) == []

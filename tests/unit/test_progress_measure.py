@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import time
@@ -7,7 +8,7 @@ import time
 import pytest
 
 from influence_core.measure import measure
-from influence_core.progress import listen, track
+from influence_core.progress import contained, listen, track
 
 
 def test_a_listener_hears_every_step():
@@ -52,7 +53,77 @@ def test_long_work_of_the_package_is_heard(demo):
     heard = []
     with listen(lambda *call: heard.append(call)):
         ic.estimators.GEX(members=2, epochs=0.1, refresh_batches=1).fit(demo)
-    assert [done for what, done, total in heard if what.startswith("GEX") and total == 2] == [0, 1, 2]
+    assert sorted({(done, total) for what, done, total in heard if what.startswith("GEX")}) == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_loops_inside_count_towards_the_outer_one():
+    heard = []
+    with listen(lambda *call: heard.append(call)):
+        for _ in track(range(3), "checkpoints"):
+            list(track(range(2), "batches"))
+    assert {what for what, _, _ in heard} == {"checkpoints"}
+    steps = [(done, total) for _, done, total in heard]
+    assert steps[0] == (0, 3)
+    assert list(dict.fromkeys(steps[1:])) == [(done, 6) for done in range(7)]
+
+
+def test_more_work_than_expected_is_found_on_the_way():
+    heard = []
+    with listen(lambda what, done, total: heard.append((done, total))):
+        for k in track(range(2), "images"):
+            for _ in track(range(2), "outer"):
+                list(track(range(3), "inner"))
+            if k:
+                list(track(range(4), "more"))
+            list(track(iter("ab"), "of unknown length"))
+    assert heard == sorted(heard)  # neither what is done nor what there is ever falls
+    assert heard[-1] == (20, 20)
+
+
+def test_a_loop_that_was_broken_off_takes_no_part_in_the_next():
+    heard = []
+
+    def broken() -> None:
+        with contained():
+            for _ in track(range(5), "broken"):
+                raise KeyError
+
+    with listen(lambda *call: heard.append(call)):
+        with pytest.raises(KeyError) as kept:  # and with it the traceback, and the loop in it
+            broken()
+        list(track([1], "next"))
+        for _ in track([1, 2], "left"):
+            break
+        list(track([1], "last"))
+    assert kept
+    assert [call for call in heard if call[0] != "broken"] == [
+        ("next", 0, 1),
+        ("next", 1, 1),
+        ("left", 0, 2),
+        ("last", 0, 1),
+        ("last", 1, 1),
+    ]
+
+
+def test_one_bar_is_shown(monkeypatch):
+    from tqdm import tqdm
+
+    made, states = [], []
+
+    class Bar(tqdm):
+        def __init__(self, **options):
+            made.append(options["desc"])
+            super().__init__(**(options | {"disable": False, "delay": 0, "file": io.StringIO()}))
+
+        def close(self):
+            states.append((self.n, self.total, self.disable))
+            super().close()
+
+    monkeypatch.setattr("influence_core.progress._tqdm", lambda: Bar)
+    for _ in track(range(2), "outer"):
+        list(track(range(3), "inner"))
+    assert made == ["outer"]
+    assert states[0] == (6, 6, False)
 
 
 def test_without_a_listener_nothing_is_printed(capsys):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+import safetensors.torch
 import torch
 
 import influence_core as ic
@@ -211,3 +212,17 @@ def test_values_of_all_kinds_survive(small, tmp_path):
         assert found[name] is kinds[name]
     for name in ("names", "type", "place", "cover", "limits"):
         assert found[name] == kinds[name]
+
+
+def test_a_file_without_a_checksum_or_with_a_wrong_one(small, tmp_path):
+    path = tmp_path / "randproj.safetensors"
+    RandProj(dim=8).fit(small).save(path)
+    tensors, facts = load_tensors(path), read_facts(path, "estimator")
+    safetensors.torch.save_file(tensors, path, {"estimator": json.dumps(facts)})
+    with pytest.raises(InvalidInput, match=r"randproj\.safetensors carries no checksum.*make it anew"):
+        RandProj.load(path, small)
+    RandProj(dim=8).fit(small).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InvalidInput, match=r"randproj\.safetensors was changed or damaged"):
+        RandProj.load(path, small)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -186,6 +188,47 @@ def test_a_notebook_never_runs_a_class_name(scores):
         assert "=1+1" in html
 
 
+@pytest.mark.parametrize(
+    ("parts", "sentences"),
+    [
+        ({}, ["Only the order of the numbers means something."]),
+        ({"scale": "nats"}, ["The numbers are in nats of loss."]),
+        ({"coverage": Coverage(0.9999, 0.2)}, []),
+        (
+            {"coverage": Coverage(0.085, 0.414)},
+            ["They come from 8.5% of the weights, which carry 41% of the gradients' squared norm."],
+        ),
+        ({"meta": {"residual": None, "converged": True, "warnings": []}}, []),
+        ({"meta": {"residual": 0.0}}, ["Solved exactly."]),
+        ({"meta": {"residual": 1.23e-4, "converged": True}}, ["Solved to a relative residual of 0.0001."]),
+        (
+            {"meta": {"residual": 0.5, "converged": False}},
+            ["Solved to a relative residual of 0.5.", "The solver stopped before it converged."],
+        ),
+        (
+            {"meta": {"residual": 0.5, "converged": False, "warnings": ["It stopped after 3 products."]}},
+            ["Solved to a relative residual of 0.5.", "It stopped after 3 products."],
+        ),
+        (
+            {"meta": {"unidentified": ["The loss is a lambda."], "warnings": ["No edit does better.", "Few images."]}},
+            ["No edit does better.", "Few images.", "The loss is a lambda."],
+        ),
+    ],
+)
+def test_caveats(parts, sentences):
+    scale = [] if "scale" in parts else ["Only the order of the numbers means something."]
+    scores = mislabel(**parts)
+    assert scores.caveats() == (scale + sentences if parts else sentences)
+    html = scores._repr_html_().replace("&#x27;", "'")
+    assert all(sentence in html for sentence in scores.caveats())
+
+
+def test_a_notebook_never_runs_a_caveat():
+    html = mislabel(meta={"warnings": ["class '<script>x</script>' has no image"]})._repr_html_()
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+
+
 def test_html_shows_the_right_images():
     html = influence()._repr_html_()
     harmful, helpful = html.split("most harmful")[1].split("most helpful")
@@ -218,3 +261,17 @@ def test_thumbnails_are_webp_of_the_right_size():
     assert np.abs(shown - np.asarray(data.picture(1), dtype=float)).mean() < 12  # WEBP loses a little
     wide = ic.data.LabelledDataset(data.base, pictures=lambda i: np.zeros((10, 400), np.uint8))
     assert Image.open(io.BytesIO(ic.pictures.thumbnail(wide, 0, size=40))).size == (40, 1)
+
+
+def test_scores_of_before_there_were_checksums(tmp_path):
+    import safetensors.torch
+
+    path, before = tmp_path / "m.safetensors", mislabel()
+    before.save(path)
+    texts = {"scores": json.dumps(ic.models.read_facts(path, "scores"))}
+    whole = path.read_bytes()
+    safetensors.torch.save_file(load_tensors(path), path, texts)
+    assert torch.equal(Scores.load(path).values, before.values)
+    path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+    with pytest.raises(InvalidInput, match=r"m\.safetensors was changed or damaged"):
+        Scores.load(path)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -198,3 +200,26 @@ def test_the_bundled_study_is_what_training_makes(demo):
 def test_demo_refuses_impossible_noise():
     with pytest.raises(InvalidInput, match=r"noise is 1\.5"):
         ic.demo.digits(noise=1.5)
+
+
+def test_results_are_the_same_from_any_number_of_threads(small):
+    fresh = small.replaced()
+    expected = (small.outputs("test"), small.outputs("train"), small.fingerprint)
+
+    def ask(i):
+        parts = [lambda: fresh.outputs("test"), lambda: fresh.outputs("train"), lambda: fresh.fingerprint]
+        found = {k: parts[k]() for k in sorted(range(3), key=lambda k: (k + i) % 3)}
+        return found[0], found[1], found[2]
+
+    with ThreadPoolExecutor(6) as pool:
+        for one, two, three in pool.map(ask, range(18)):
+            assert torch.equal(one, expected[0])
+            assert torch.equal(two, expected[1])
+            assert three == expected[2]
+
+
+def test_a_study_can_be_copied_and_pickled(small):
+    for again in (copy.deepcopy(small), pickle.loads(pickle.dumps(small)), copy.copy(small)):
+        assert again.fingerprint == small.fingerprint
+        assert torch.equal(again.outputs(), small.outputs())
+        assert again.replaced().unidentified == []

@@ -3,7 +3,9 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -340,3 +342,30 @@ def test_watch_sees_each_batch_before_its_step(optimizer):
     fit(plain, data, optimizer=optimizer, **settings)
     assert states_equal(watched, plain)
     assert not watched._forward_hooks
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, 1e30, float("nan"), float("inf"), True, 1j])
+@pytest.mark.parametrize("name", ["epoch", "learning_rate", "learning_rate_sum", "rho", "step"])
+def test_a_checkpoint_with_a_number_that_is_none_is_named(name, value):
+    facts = checkpoint(3).facts() | {name: value}
+    with pytest.raises(InvalidInput, match=rf"{name} of the checkpoint at step .* is .*, expected"):
+        Checkpoint(**facts, state={})
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, 1e30, float("nan"), True])
+@pytest.mark.parametrize("name", ["learning_rate", "momentum", "weight_decay", "rho", "batch_size", "epochs"])
+def test_a_recipe_with_a_number_that_is_none_is_named(name, value):
+    with pytest.raises(InvalidInput, match=rf"{name} of the recipe is {re.escape(repr(value))}, expected"):
+        Recipe(**{name: value})
+
+
+def test_other_parts_of_a_trajectory_are_checked():
+    with pytest.raises(InvalidInput, match="the state of the checkpoint at step 1 has to be a dict of tensors"):
+        checkpoint(1, w=3)
+    with pytest.raises(InvalidInput, match="a loss of the trajectory is nan"):
+        Trajectory([checkpoint(1)], losses=[0.5, float("nan")])
+    for parts in ({"optimizer": None}, {"options": [1]}, {"options": {"gamma": float("inf")}}, {"seed": 0.5}):
+        with pytest.raises(InvalidInput, match="of the recipe"):
+            Recipe(**parts)
+    numpy = Checkpoint(np.int64(3), np.float32(1), 0, np.float64(0.25), 0, {})
+    assert repr(numpy.facts()) == repr(Checkpoint(3, 1.0, 0.0, 0.25, 0.0, {}).facts())

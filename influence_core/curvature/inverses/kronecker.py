@@ -30,11 +30,11 @@ class KroneckerInverse(InverseCurvature):
     a gradient in that direction.
 
     Attributes:
-        layers: The layers with Kronecker blocks.
-        rotations: Weight name -> (Q_S, Q_A).
-        inverse: Weight name -> ``[G, C/G, K']``.
-        diagonal: Parameter name -> inverse of the diagonal outside the layers.
-        damping: Parameter name (the weight's for a layer) -> what was added beside weight decay.
+        layers: the layers with Kronecker blocks.
+        rotations: weight name -> (Q_S, Q_A).
+        inverse: weight name -> ``[G, C/G, K']``.
+        diagonal: parameter name -> inverse of the diagonal outside the layers.
+        damping: parameter name (the weight's for a layer) -> what was added beside weight decay.
         weight_decay: lambda.
     """
 
@@ -211,9 +211,9 @@ def inverted(values: Tensor, shift: float, rounding: float) -> Tensor:
     """Eigenvalues of the inverse.
 
     Args:
-        values: Eigenvalues.
-        shift: What is added to them.
-        rounding: Without a shift, values up to so much of the largest are zero and stay zero.
+        values: eigenvalues.
+        shift: what is added to them.
+        rounding: without a shift, values up to so much of the largest are zero and stay zero.
 
     Returns:
         ``1 / (values + shift)``.

@@ -16,12 +16,13 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor, nn
 
 from influence_core.curvature.ascent import Ascent
+from influence_core.curvature.gmres import gmres
 from influence_core.curvature.inverses.base import InverseCurvature, Solved
 from influence_core.curvature.inverses.conjugate_gradients import not_converged
 from influence_core.curvature.inverses.streamed import absolute_damping
 from influence_core.curvature.lanczos import largest_eigenvalue
 from influence_core.curvature.operators import CurvatureName, Operator, operator
-from influence_core.curvature.solvers import Product, gmres
+from influence_core.curvature.solution import Product
 from influence_core.curvature.vectors import Vectors, flatten, unflatten
 from influence_core.losses import Loss
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from influence_core.curvature.inverses.base import Solved
 from influence_core.curvature.inverses.streamed import Streamed, absolute_damping
 from influence_core.curvature.lanczos import largest_eigenvalue
+from influence_core.curvature.neumann import neumann
 from influence_core.curvature.operators import CurvatureName
-from influence_core.curvature.solvers import neumann
 from influence_core.curvature.vectors import flatten, unflatten
 from influence_core.losses import Loss
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +14,13 @@ from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators.detectors.from_scratch import FromScratch
 from influence_core.models import model_outputs
 from influence_core.study import Study
+from influence_core.threads import FairLock, ignored_while_needed
+
+_rare_classes = ignored_while_needed(module="cleanlab|sklearn")
+"""Warnings of classes with fewer images than folds, and of rare ones; the count says what was found."""
+
+_cleanlab = FairLock()
+"""It keeps a call's data in variables of its module."""
 
 METHODS = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
 
@@ -82,8 +88,7 @@ class ConfidentLearning(FromScratch):
         if largest < self.folds:
             raise InvalidInput(f"folds is {self.folds}, but the largest class has {largest} training images")
         logs = torch.full((len(labels), study.num_classes), float("nan"), dtype=torch.float64)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of classes with fewer images than folds
+        with _rare_classes():
             splits = StratifiedKFold(self.folds, shuffle=True, random_state=self.seed % 2**32)
             folds = list(splits.split(labels.numpy(), labels.numpy()))
         for fold, (rest, held_out) in enumerate(folds):
@@ -99,8 +104,7 @@ class ConfidentLearning(FromScratch):
             self._ask_cleanlab(labels.numpy(), logs.exp().numpy())
 
     def _ask_cleanlab(self, labels: Any, probabilities: Any) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of rare classes; the count says what was found
+        with _cleanlab, _rare_classes():
             rank, find = importlib.import_module("cleanlab.rank"), importlib.import_module("cleanlab.filter")
             if self.method != "self_confidence":
                 quality = rank.get_label_quality_scores(labels, probabilities, method=self.method)

@@ -10,14 +10,13 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from influence_core.batches import id_batches
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators.base import Estimator
 from influence_core.models import final_linear, layer_inputs, model_outputs
 from influence_core.progress import track
 from influence_core.study import Study
 from influence_core.training import Checkpoint
-
-_BATCH = 512
 
 
 @dataclass
@@ -93,7 +92,7 @@ class DeepKNN(Estimator):
         rows = features.flatten(1).cpu().double().numpy()
         search = NearestNeighbors(n_neighbors=self.k_ + 1).fit(rows)
         found = []
-        for ids in torch.arange(len(rows)).split(_BATCH):
+        for ids in id_batches(len(rows)):
             neighbours = torch.from_numpy(search.kneighbors(rows[ids.numpy()], return_distance=False))
             counts = neighbours != ids[:, None]
             counts[counts.all(1), -1] = False  # copies of an image can crowd it out of its own neighbourhood

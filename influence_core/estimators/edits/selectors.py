@@ -5,7 +5,6 @@ The selectors of Lyu et al. (2023, section 4). Normalisation layers are never se
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from influence_core.batches import OUTPUT_MATRICES, id_batches
 from influence_core.errors import InvalidInput
-from influence_core.gradients.data import Samples
+from influence_core.gradients import Samples, plain_attention
 from influence_core.losses import Loss
+from influence_core.models.private import private
 
 Selector = Literal["top_outputs", "top_gradients", "threshold", "random"]
 
-_BATCH = 256
 _FIRST_THRESHOLD, _THRESHOLD_STEP = 1.0, 0.01
 
 
@@ -194,7 +194,7 @@ def _threshold(layer: _Layer, strength: Tensor, count: int, generator: torch.Gen
 
 def _strengths(model: nn.Module, loss: Loss, data: Any, gradients: bool) -> dict[str, Tensor]:
     """Layer name -> absolute mean of each unit's output, or of its derivative, float64 [units]."""
-    model = copy.deepcopy(model)  # hooks go nowhere
+    model = private(model)  # hooks go nowhere
     totals: dict[str, Tensor] = {}
     places: dict[str, int] = {}
 
@@ -219,9 +219,9 @@ def _strengths(model: nn.Module, loss: Loss, data: Any, gradients: bool) -> dict
         modules[layer.name].register_forward_hook(hook(layer.name, unit))
     trainable = [p for p in model.parameters() if p.requires_grad]
     samples = Samples(data, None, trainable[0].device, trainable[0].dtype)
-    with torch.inference_mode(False), torch.set_grad_enabled(gradients):
-        for begin in range(0, len(samples), _BATCH):
-            inputs, labels = samples.batch(torch.arange(begin, min(begin + _BATCH, len(samples))))
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients), plain_attention():
+        for ids in id_batches(len(samples), OUTPUT_MATRICES):
+            inputs, labels = samples.batch(ids)
             total = loss(model(inputs), labels).sum()
             if gradients:
                 torch.autograd.grad(total, trainable, allow_unused=True)

@@ -15,7 +15,7 @@ from influence_core.errors import InvalidInput
 from influence_core.estimators.ensembles.loss_changes import LossChanges
 from influence_core.progress import track
 from influence_core.study import Study
-from influence_core.training import check_sgd, cosine, refresh_statistics, seeded, shuffled_batches, step
+from influence_core.training import Stream, check_sgd, cosine, refresh_statistics, shuffled_batches, step
 
 
 @dataclass
@@ -104,13 +104,14 @@ class GeometricEnsemble(LossChanges):
         generator = torch.Generator().manual_seed(seed)
         batches = shuffled_batches(data, self.batch_size, generator, study.device)
         steps = max(1, round(self.epochs * len(data) / self.batch_size))
-        with seeded(seed, study.device):
-            model.train(self.batch_statistics)
-            for i in range(steps):
-                for group in optimiser.param_groups:
-                    group["lr"] = self.learning_rate * (cosine(i / steps) if self.schedule == "cosine" else 1.0)
+        stream = Stream(seed, study.device)
+        model.train(self.batch_statistics)
+        for i in range(steps):
+            for group in optimiser.param_groups:
+                group["lr"] = self.learning_rate * (cosine(i / steps) if self.schedule == "cosine" else 1.0)
+            with stream.current():
                 step(model, optimiser, study.loss, *next(batches))
-            model.eval()
+        model.eval()
         if self.batch_statistics:
             refresh_statistics(model, (next(batches)[0] for _ in range(self.refresh_batches)))
 

@@ -13,7 +13,7 @@ from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
 from influence_core.progress import track
 from influence_core.study import Study
-from influence_core.training import Sharpness, Solver, check_sgd, cosine, seeded, shuffled_batches, step
+from influence_core.training import Sharpness, Solver, Stream, check_sgd, cosine, shuffled_batches, step
 
 
 @dataclass
@@ -53,11 +53,12 @@ class ValidationTuned(Estimator):
             weight_decay=self.weight_decay,
         )
         optimizer = self._sharpness().around(base, model, self.seed)
-        with seeded(self.seed, study.device):
-            model.train(self.batch_statistics)
-            for i in track(range(self.steps), f"{self.title}: tuning on the validation set"):
-                for group in base.param_groups:
-                    group["lr"] = self.learning_rate * cosine(i / self.steps)
+        stream = Stream(self.seed, study.device)
+        model.train(self.batch_statistics)
+        for i in track(range(self.steps), f"{self.title}: tuning on the validation set"):
+            for group in base.param_groups:
+                group["lr"] = self.learning_rate * cosine(i / self.steps)
+            with stream.current():
                 step(model, optimizer, study.loss, *next(batches))
         return model.eval()
 

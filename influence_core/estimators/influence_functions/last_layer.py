@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from influence_core.batches import id_batches
 from influence_core.curvature import output_hessian
 from influence_core.curvature.inverses import CholeskyInverse, ConjugateGradients, InverseCurvature, check_damping
 from influence_core.errors import NotSupported
@@ -28,7 +29,6 @@ TOLERANCE = 1e-5
 MOST_PRODUCTS = 1000
 
 COVERAGE_SAMPLES = 512
-_BATCH = 512
 
 
 @dataclass
@@ -108,7 +108,7 @@ class LastLayer(InfluenceFunction):
         classes, features = study.num_classes, self.features_.shape[1]
         width = features + (layer.bias is not None and bool(layer.bias.requires_grad))
         dense = torch.zeros(classes, width, classes, width, dtype=torch.float64, device=self.features_.device)
-        for ids in torch.arange(len(self.features_)).split(_BATCH):
+        for ids in id_batches(len(self.features_)):
             with torch.no_grad():
                 outputs = layer(self.features_[ids])
             curvature = output_hessian(study.loss, outputs, study.train.labels[ids].to(outputs.device)).double()

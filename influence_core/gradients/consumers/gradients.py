@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+import torch
 from torch import Tensor
 
-from influence_core.gradients.block import Block, SweepContext
-from influence_core.gradients.consumers.base import room
+from influence_core.gradients.block import Block, Consumer, SweepContext
 
 
-class Gradients:
+class Gradients(Consumer):
     """Every sample's gradient of every chosen parameter: N x P numbers, so for a chunk of samples."""
-
-    def __init__(self, out: Mapping[str, Tensor] | None = None) -> None:
-        """Take, if wanted, preallocated or memory-mapped results, name -> ``[N, *shape]``."""
-        self._out = out or {}
 
     def start(self, context: SweepContext) -> None:
         """Make room."""
         self._gradients = {
-            name: room(self._out.get(name), (context.samples, *shape), context)
+            name: torch.zeros(context.samples, *shape, device=context.device, dtype=context.dtype)
             for name, shape in context.shapes.items()
         }
 
@@ -30,9 +24,6 @@ class Gradients:
             for some, rows in gradients.chunks():
                 begin = block.samples.start + some.start
                 self._gradients[name][begin : begin + len(rows)] = gradients.layout.unflatten(rows)
-
-    def finish(self) -> None:
-        """Nothing left to do."""
 
     def result(self) -> dict[str, Tensor]:
         """Name -> ``[N, *shape]``."""

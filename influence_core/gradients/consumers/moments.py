@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from influence_core.gradients.block import Block, SampleGradients, SweepContext
+from influence_core.gradients.block import Block, Consumer, SampleGradients, SweepContext
 
 
-class _Mean:
+class _Mean(Consumer):
     """Adds up what ``of`` gives for every block, and divides by N."""
 
     def start(self, context: SweepContext) -> None:

@@ -17,10 +17,10 @@ class Costs:
     """Multiply-adds and numbers kept, per sample, of the two ways to take inner products.
 
     Attributes:
-        explicit: Multiply-adds to form one sample's gradient.
-        size: Entries of that gradient; also the multiply-adds of one inner product with it.
-        pair: Multiply-adds of one ghost inner product, or None where the form has none.
-        kept: Numbers that one sample takes while it is kept as a form.
+        explicit: multiply-adds to form one sample's gradient.
+        size: entries of that gradient; also the multiply-adds of one inner product with it.
+        pair: multiply-adds of one ghost inner product, or None where the form has none.
+        kept: numbers that one sample takes while it is kept as a form.
     """
 
     explicit: float
@@ -33,8 +33,8 @@ class Form(ABC):
     """The gradients of one parameter for a batch of samples, in the form in which they were recorded.
 
     Attributes:
-        batch: Number of samples B.
-        layout: Shape of the parameter, and the order of the rows.
+        batch: number of samples B.
+        layout: shape of the parameter, and the order of the rows.
     """
 
     batch: int

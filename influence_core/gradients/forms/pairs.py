@@ -34,7 +34,7 @@ def pair_sum(
     """``sum_ts X[t, b, s, m] Y[t, b, s, m]`` for all b and m, a piece of the M others at a time.
 
     Args:
-        pair: Gives X and Y for a slice of the others.
+        pair: gives X and Y for a slice of the others.
         batch: B.
         others: M.
         positions: T, per sample of the batch.

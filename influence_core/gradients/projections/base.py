@@ -21,7 +21,7 @@ class Projection(ABC):
 
     Attributes:
         dim: k, the number of features.
-        seed: Determines the map.
+        seed: determines the map.
     """
 
     def __init__(self, dim: int, seed: int = 0) -> None:
@@ -42,7 +42,7 @@ class Projection(ABC):
         """Project given vectors.
 
         Args:
-            vectors: Parameter name -> ``[M, *shape]``.
+            vectors: parameter name -> ``[M, *shape]``.
 
         Returns:
             Features ``[M, k]``.

@@ -21,9 +21,9 @@ class _Block:
     """The random part for one parameter.
 
     Attributes:
-        signs: Of the entries that are folded, ``[ceil(size / p), p]``, zero beyond the end.
-        shift: How far the folded buckets are rotated.
-        input_signs: For a weight whose inputs are folded first, ``[ceil(K / width), width]``, else None.
+        signs: of the entries that are folded, ``[ceil(size / p), p]``, zero beyond the end.
+        shift: how far the folded buckets are rotated.
+        input_signs: for a weight whose inputs are folded first, ``[ceil(K / width), width]``, else None.
     """
 
     signs: Tensor

@@ -16,11 +16,11 @@ class Call:
     """One call of a layer in a forward pass, with what came back for it.
 
     Attributes:
-        args: Positional arguments, tensors arranged so that samples come first where the layer's features come last.
-        kwargs: Keyword arguments.
-        gradients: Gradients of the loss with respect to each output tensor; None for one that the loss does not use.
-        batch: Number of samples B.
-        batched: For every flattened argument, whether its first axis runs over samples.
+        args: positional arguments, tensors arranged so that samples come first where the layer's features come last.
+        kwargs: keyword arguments.
+        gradients: gradients of the loss with respect to each output tensor; None for one that the loss does not use.
+        batch: number of samples B.
+        batched: for every flattened argument, whether its first axis runs over samples.
     """
 
     args: tuple[Any, ...]
@@ -55,9 +55,9 @@ class Entry:
     """A registered rule.
 
     Attributes:
-        rule: The function.
-        parameters: Names, within the layer, of the parameters whose gradients it gives.
-        features_last: Whether samples may stand on another axis than the first in the layer's input.
+        rule: the function.
+        parameters: names, within the layer, of the parameters whose gradients it gives.
+        features_last: whether samples may stand on another axis than the first in the layer's input.
     """
 
     rule: Rule
@@ -75,9 +75,9 @@ def register(
     """Register a rule for layer types and for their subclasses that compute the same.
 
     Args:
-        *types: The layer types.
-        parameters: Names, within the layer, of the parameters whose gradients the rule gives.
-        features_last: Whether the layer acts on its input's last axes only, so that it does not matter where among
+        *types: the layer types.
+        parameters: names, within the layer, of the parameters whose gradients the rule gives.
+        features_last: whether the layer acts on its input's last axes only, so that it does not matter where among
             the others the samples are.
 
     Returns:

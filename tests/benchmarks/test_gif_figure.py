@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from influence_core.figures_edits import WeightPaths, weight_paths
 from tests.benchmarks import gif_figure
+from tests.benchmarks.weight_paths import WeightPaths, weight_paths
 
 
 def test_weight_paths():

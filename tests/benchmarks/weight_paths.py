@@ -1,4 +1,4 @@
-"""Figures of edited weights, in the style of ``influence_core.figures``."""
+"""The figure of edited weights, in the style of ``influence_core.figures``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from influence_core.figures import FLAGGED, HARMFUL, HELPFUL, MAIN, QUIET, _style
+from influence_core.figures.style import FLAGGED, HARMFUL, HELPFUL, MAIN, QUIET, style
 
 _COLOURS = (HELPFUL, MAIN, HARMFUL, FLAGGED, "#cc79a7")
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross")
@@ -101,7 +101,7 @@ def weight_paths(panels: Sequence[WeightPaths], loss: str = "mean squared error 
         figure.update_yaxes(title="weight 2 (target per unit of input)" if column == 1 else None, row=1, col=column)
         figure.update_xaxes(range=[panel.x[0], panel.x[-1]], row=1, col=column)
         figure.update_yaxes(range=[panel.y[0], panel.y[-1]], row=1, col=column)
-    _style(
+    style(
         figure,
         height=520,
         margin={"l": 10, "r": 10, "t": 90, "b": 10},

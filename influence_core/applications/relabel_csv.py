@@ -1,0 +1,175 @@
+"""Relabel tables as CSV files that survive spreadsheets, and say so if they were cut off."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from influence_core.errors import InvalidInput
+from influence_core.files import write_whole, writing
+
+SCHEMA_VERSION = "1"
+TEXT = {
+    "schema_version", "run_id", "sample_id", "split", "filepath", "sha256", "given_label", "predicted_label",
+    "suggested_label", "final_label", "method", "decision", "reviewer", "reviewed_at", "tags", "note",
+}  # fmt: skip
+COLUMNS = [
+    "schema_version", "run_id", "sample_id", "index", "split", "filepath", "sha256", "given_label", "predicted_label",
+    "suggested_label", "final_label", "is_label_issue", "label_quality", "score", "method", "rank", "decision",
+    "reviewer", "reviewed_at", "tags", "note",
+]  # fmt: skip
+"""The columns of CSV version 1, in order."""
+
+DECISIONS = ("relabel", "keep", "exclude", "unsure", "")
+"""What a reviewer may say; empty is not reviewed yet."""
+
+_ROWS = re.compile(r"-of-([0-9]+)$")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+
+
+def write_csv(table: pd.DataFrame, path: str | Path, class_names: Sequence[str] | None = None) -> Path:
+    """Write a relabel table as CSV version 1 (UTF-8, LF, RFC 4180).
+
+    A cell of text that a spreadsheet would run as a formula (it begins with = + - @, a tab or a quote) gets a leading
+    ``'``, which ``read_csv`` takes away again. Each ``run_id`` ends in the number of rows, ``-of-101``, so that a file
+    that was cut off is noticed.
+
+    Args:
+        table: from ``relabel``, perhaps reviewed.
+        path: file to write, whole or not at all.
+        class_names: if given, ``classes.json`` beside the file says which number each name stands for.
+
+    Returns:
+        The file.
+
+    Raises:
+        InvalidInput: if the disk is full, the folder cannot be written or a text cannot be encoded.
+    """
+    path = Path(path)
+    with writing(path):
+        text = to_csv(table).encode()
+        if class_names is not None:
+            numbers = {name: number for number, name in enumerate(class_names)}
+            write_whole(path.with_name("classes.json"), json.dumps(numbers, indent=1, ensure_ascii=False).encode())
+        write_whole(path, text)
+    return path
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """The text that ``write_csv`` writes."""
+    _check_columns(list(table.columns), "the table")
+    safe = table[COLUMNS].copy()
+    for column in TEXT:
+        safe[column] = [_protect(cell) for cell in _texts(safe[column])]
+    safe["run_id"] = [f"{_ROWS.sub('', run)}-of-{len(safe)}" if run else "" for run in safe["run_id"]]
+    if any("\r" in cell for column in TEXT for cell in safe[column]):  # which pandas by itself writes without quotes
+        return safe.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    return safe.to_csv(index=False, lineterminator="\n")
+
+
+def read_csv(path: str | Path, complete: bool = True) -> pd.DataFrame:
+    """Read a relabel CSV, with every text as it was before ``write_csv``.
+
+    Args:
+        path: the file, perhaps edited by hand or in a spreadsheet.
+        complete: refuse a file with fewer rows than it was written with.
+
+    Returns:
+        The table.
+
+    Raises:
+        InvalidInput: if a column or rows are missing, rows are of two runs, a number or a decision cannot be read, or
+            the version is another.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InvalidInput(f"there is no file {path}")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} cannot be read as UTF-8 CSV: {str(error).strip()}") from error
+    _check_columns(list(table.columns), str(path))
+    for column in TEXT:
+        table[column] = [cell[1:] if cell.startswith("'") else cell for cell in _texts(table[column])]
+    if complete:
+        _check_complete(table, path)
+    return typed(table, str(path))
+
+
+def _check_complete(table: pd.DataFrame, path: Path) -> None:
+    """Refuse a file that has fewer rows than it says, or ends within a row."""
+    said = sum({int(found[1]) for run in table["run_id"] if (found := _ROWS.search(run))})
+    if len(table) < said:
+        raise InvalidInput(
+            f"{path} has {len(table)} of {said} rows, {said - len(table)} are missing: it was cut off, or rows were "
+            "deleted. Copy it again; rows that are to have no effect keep an empty decision. If they were deleted on "
+            f"purpose, take '-of-{said}' out of the column run_id"
+        )
+    text = path.read_text(encoding="utf-8-sig")
+    cells = next(csv.reader([re.split(r"[\r\n]", text)[-1]]), [])  # of the last line; none if it ends as a line does
+    if 0 < len(cells) < len(COLUMNS) and not any("\n" in cell for column in TEXT for cell in table[column].tail(1)):
+        raise InvalidInput(f"{path} ends within its last row, after {len(cells)} cells: it was cut off, copy it again")
+
+
+def _check_columns(columns: list[str], what: str) -> None:
+    missing = [column for column in COLUMNS if column not in columns]
+    if missing:
+        raise InvalidInput(f"{what} lacks the columns {', '.join(missing)} of relabel CSV version {SCHEMA_VERSION}")
+
+
+def typed(table: pd.DataFrame, what: str) -> pd.DataFrame:
+    """A copy in the columns and types of ``relabel``, whoever edited ``table`` in between.
+
+    Args:
+        table: to check.
+        what: its name, for messages.
+
+    Returns:
+        The copy.
+
+    Raises:
+        InvalidInput: if a column is missing or a cell cannot be read.
+    """
+    _check_columns(list(table.columns), what)
+    table = table[COLUMNS].copy()
+    for column in TEXT:
+        table[column] = _texts(table[column])
+    table["run_id"] = [_ROWS.sub("", run) for run in table["run_id"]]
+    versions = set(table["schema_version"]) - {SCHEMA_VERSION}
+    if versions:
+        raise InvalidInput(f"{what} is schema version {versions.pop()!r}, this package reads {SCHEMA_VERSION!r}")
+    for column, kind in (("index", int), ("rank", int), ("score", float), ("label_quality", float)):
+        table[column] = [_number(cell, kind, column, row, what) for row, cell in enumerate(table[column], start=2)]
+    booleans = {"true": True, "false": False}
+    for row, cell in enumerate(table["is_label_issue"], start=2):
+        if str(cell).lower() not in booleans:
+            raise InvalidInput(f"line {row} of {what}: is_label_issue is {cell!r}, expected True or False")
+    table["is_label_issue"] = [booleans[str(cell).lower()] for cell in table["is_label_issue"]]
+    for row, cell in enumerate(table["decision"], start=2):
+        if cell not in DECISIONS:
+            raise InvalidInput(
+                f"line {row} of {what}: decision is {cell!r}, expected one of {', '.join(DECISIONS[:-1])}"
+            )
+    return table
+
+
+def _texts(cells: pd.Series) -> list[str]:
+    """Cells as text; a missing one is empty."""
+    return ["" if pd.isna(cell) else str(cell) for cell in cells]
+
+
+def _protect(cell: str) -> str:
+    return "'" + cell if cell.startswith(_FORMULA) else cell
+
+
+def _number(cell: Any, kind: type, column: str, row: int, what: str) -> Any:
+    try:
+        return kind(cell)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"line {row} of {what}: {column} is {cell!r}, expected a number") from error
