@@ -107,7 +107,17 @@ def at_once(works: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 def equal(one: Any, two: Any) -> bool:
-    """Whether two values are the same deeply: tensors bit by bit, models by weights, objects by what they hold."""
+    """Whether two values are the same deeply: tensors bit by bit, models by weights, objects by what they keep.
+
+    What an object leaves out when it is copied, such as a lock, is not looked at.
+
+    Args:
+        one: any value.
+        two: likewise.
+
+    Returns:
+        Whether they are the same.
+    """
     if isinstance(one, nn.Module) and isinstance(two, nn.Module):
         return equal(dict(one.state_dict()), dict(two.state_dict()))
     if type(one) is not type(two):
@@ -119,7 +129,7 @@ def equal(one: Any, two: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(two) and all(equal(a, b) for a, b in zip(one, two, strict=True))
     if hasattr(one, "__dict__") and not callable(one):
-        return equal(vars(one), vars(two))
+        return equal(one.__getstate__(), two.__getstate__())
     return one is two or bool(one == two)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
 from typing import Any
@@ -189,12 +190,18 @@ def test_one_huge_gradient():
         assert angle[7].any()
 
 
+def single(data: ic.data.LabelledDataset) -> TensorDataset:
+    inputs, labels = data.batch(range(len(data)))
+    return TensorDataset(inputs.float(), labels)
+
+
 def test_certain_images_in_single_precision():
     """Gradients and their squares underflow, and directions are rounding; what comes out stays a cosine."""
-    made = study(dtype=torch.float32)
+    made, model = study(), copy.deepcopy(study().model).float()
     with torch.no_grad():
-        made.model[4].weight.mul_(200.0)
-    made = made.replaced(trajectory=at(made.model))
+        model[4].weight.mul_(200.0)
+    parts = {split: single(getattr(made, split)) for split in ("train", "test", "validation")}
+    made = made.replaced(model=model, trajectory=at(model), **parts)
     found = TracIn(similarity="cosine").fit(made).influence().values
     assert float(literal_gradients(made.model, made.loss, made.train).norm(dim=1).min()) < 1e-15
     assert bool(found.isfinite().all())

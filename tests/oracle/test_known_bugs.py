@@ -302,7 +302,7 @@ def test_influence_by_conjugate_gradients_is_finite_at_a_solution_of_one_step():
     estimator = ic.estimators.ConjugateGradient(damping=1e12, tolerance=1e-9).fit(small)
     values = estimator.influence().values
     left, right = (one_by_one(small.model, cross_entropy, d.base.tensors) for d in (small.train, small.test))
-    assert_close(values * estimator.damping_, flat(left) @ flat(right).T / 24, 1e-8)
+    assert_close(values * estimator.inverse_.damping, flat(left) @ flat(right).T / 24, 1e-8)
 
 
 # --- Singular matrices and NaN

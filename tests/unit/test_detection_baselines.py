@@ -101,9 +101,8 @@ def test_progress_says_which_training_it_is(small):
         EL2N(runs=2).fit(small)
         ConfidentLearning(folds=3).fit(small)
         Forgetting().fit(small)
-    assert ("EL2N: training 2 of 2", 4, 4) in said
-    assert ("Confident learning: fold 3 of 3", 4, 4) in said
-    assert ("Forgetting: training", 4, 4) in said
+    for title in ("EL2N: training 2 of 2", "Confident learning: fold 3 of 3", "Forgetting: training"):
+        assert any(what == title and done == total > 1 for what, done, total in said), title
 
 
 def test_a_model_that_cannot_be_drawn_again_is_refused(small):
