@@ -28,9 +28,9 @@ from torch import Tensor
 from influence_core.errors import InvalidInput, NotFitted, NotSupported
 from influence_core.estimators.answers import Answer, Changed, ParameterChange
 from influence_core.estimators.changes import DataChange, checked_ids, data_change
-from influence_core.estimators.parameters import check_numbers, check_types, plain
 from influence_core.estimators.saved import Allowed, Fitted, read, write
 from influence_core.measure import Cost, measure
+from influence_core.parameters import check_numbers, check_types, plain
 from influence_core.scores import Coverage, Scale, ScoreKind, Scores
 from influence_core.study import Study
 
@@ -62,6 +62,7 @@ class Estimator(ABC):
         exempt: check of ``ic.testing`` -> why the theory does not give what it asks for.
         learned: names of the attributes that ``fit`` sets; a file can set these and no others.
         learned_classes: dataclasses that a learned value may consist of, beside those of this package.
+        former: hyper-parameter of an earlier version -> what to write instead.
     """
 
     name: ClassVar[str]
@@ -75,6 +76,30 @@ class Estimator(ABC):
     exempt: ClassVar[dict[str, str]] = {}
     learned: ClassVar[tuple[str, ...]] = ()
     learned_classes: ClassVar[tuple[type, ...]] = ()
+    former: ClassVar[dict[str, str]] = {}
+
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        """Answer hyper-parameters of earlier versions with what to write instead.
+
+        Raises:
+            InvalidInput: if one is given.
+        """
+        for name in given:
+            cls.check_former(name)
+        return super().__new__(cls)
+
+    @classmethod
+    def check_former(cls, parameter: str) -> None:
+        """Refuse a hyper-parameter that an earlier version had.
+
+        Args:
+            parameter: its name.
+
+        Raises:
+            InvalidInput: with what to write instead.
+        """
+        if parameter in cls.former:
+            raise InvalidInput(f"{cls.__name__} has no parameter {parameter!r} any more: {cls.former[parameter]}")
 
     def __post_init__(self) -> None:
         """Refuse hyper-parameters that make no sense; subclasses override ``_check_parameters``."""
@@ -99,7 +124,7 @@ class Estimator(ABC):
 
         Returns:
             The estimator itself. Fitting again forgets what was learned before, once the work is done: until then, and
-            if it fails, the estimator answers as before.
+            if it fails, the estimator answers as before. What is set on it meanwhile is lost.
 
         Raises:
             NotSupported: if the study lacks what the method needs.
@@ -108,13 +133,18 @@ class Estimator(ABC):
         self._check_needs(study)
         study.check_finite()
         fresh = copy.copy(self)
-        for attribute in [a for a in vars(fresh) if a.endswith("_")]:
+        for attribute in fresh._learned_names():
             delattr(fresh, attribute)
         with measure() as cost:
             fresh._fit(study)
         fresh._belongs_to(study, cost)
         self.__dict__ = fresh.__dict__  # one assignment: no thread sees half of it
         return self
+
+    def _learned_names(self) -> list[str]:
+        """The attributes that ``fit`` set: they end in an underscore, and are no hyper-parameters."""
+        parameters = {f.name for f in fields(self)}
+        return [name for name in vars(self) if name.endswith("_") and name not in parameters]
 
     def _belongs_to(self, study: Study, cost: Cost) -> None:
         self.study_ = study
@@ -134,8 +164,8 @@ class Estimator(ABC):
         mine = copy.copy(self)  # as it is now, whatever other threads fit
         if not hasattr(mine, "study_"):
             raise NotFitted(f"fit first: {type(self).__name__}(...).fit(study).save({str(path)!r})")
-        learned = {n: v for n, v in vars(mine).items() if n.endswith("_") and n not in _OWN}
-        fitted = Fitted(self.name, mine.get_params(), learned, mine.fit_cost_)
+        learned = {name: getattr(mine, name) for name in mine._learned_names() if name not in _OWN}
+        fitted = Fitted(self.name, _class_of(type(self)), mine.get_params(), learned, mine.fit_cost_)
         write(path, fitted, mine.study_, self._allowed())
 
     @classmethod
@@ -159,7 +189,13 @@ class Estimator(ABC):
             StaleResult: if it was fitted on another study.
         """
         fitted = read(path, study, lambda name: cls._named(name, path)._allowed())
-        estimator = cls._named(fitted.name, path)(**fitted.parameters)
+        found = cls._named(fitted.name, path)
+        if fitted.kind != _class_of(found):
+            raise InvalidInput(
+                f"{path} holds a {fitted.kind}, and {fitted.name!r} is a {_class_of(found)} here: load it by the class "
+                "that saved it, or give that class a name of its own"
+            )
+        estimator = found(**fitted.parameters)
         for name, value in fitted.learned.items():
             setattr(estimator, name, value)
         estimator._belongs_to(study, fitted.cost)
@@ -169,7 +205,8 @@ class Estimator(ABC):
     def _allowed(cls) -> Allowed:
         """What a file may set of this class: nothing that the class itself has, such as a method."""
         learned = frozenset(name for name in cls.declared() if not hasattr(cls, name))
-        return Allowed(cls.title, frozenset(f.name for f in fields(cls)), learned, cls.learned_classes)
+        classes = [one for base in cls.__mro__ for one in vars(base).get("learned_classes", ())]
+        return Allowed(cls.title, frozenset(f.name for f in fields(cls)), learned, tuple(dict.fromkeys(classes)))
 
     @classmethod
     def _named(cls, name: str, path: str | Path) -> type[Estimator]:
@@ -183,6 +220,8 @@ class Estimator(ABC):
         known = {c.name: c for c in all_estimators()}
         if name not in known:
             raise InvalidInput(f"{path} holds the estimator {name!r}, which is not known here: import its module first")
+        if not issubclass(known[name], cls):
+            raise InvalidInput(f"{path} holds a {known[name].__name__}, which is no {cls.__name__}")
         return known[name]
 
     def influence(self, test: int | Sequence[int] | Tensor | None = None) -> Scores:
@@ -399,6 +438,10 @@ class Estimator(ABC):
             **facts,
             **({"warnings": list(dict.fromkeys(said))} if said else {}),
         }
+
+
+def _class_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _largest(*values: float | None) -> float | None:

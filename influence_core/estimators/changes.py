@@ -253,6 +253,13 @@ def _label(given: Any, data: LabelledDataset, classes: int) -> int:
 
 
 def _weight(index: int, given: Any) -> float:
-    if isinstance(given, bool) or not isinstance(given, Real) or not 0 <= float(given) < math.inf:
-        raise InvalidInput(f"the new weight of training image {index} is {given!r}; expected a number of 0 or more")
-    return float(given)
+    refusal = InvalidInput(f"the new weight of training image {index} is {given!r}; expected a number of 0 or more")
+    if isinstance(given, bool) or not isinstance(given, Real):
+        raise refusal
+    try:
+        weight = float(given)
+    except OverflowError as error:
+        raise refusal from error
+    if not 0 <= weight < math.inf:
+        raise refusal
+    return weight

@@ -28,11 +28,12 @@ def get(name: str, **parameters: Any) -> Estimator:
         InvalidInput: if there is no such estimator or hyper-parameter.
     """
     known = {cls.name: cls for cls in all_estimators()}
-    if name.lower() not in known:
+    if not isinstance(name, str) or name.lower() not in known:
         raise InvalidInput(f"there is no estimator {name!r}; choose one of {', '.join(known)}")
     cls = known[name.lower()]
     allowed = [field.name for field in fields(cls)]
     for parameter in parameters:
+        cls.check_former(parameter)
         if parameter not in allowed:
             raise InvalidInput(f"{cls.__name__} has no parameter {parameter!r}; it has {', '.join(allowed) or 'none'}")
     return cls(**parameters)

@@ -40,12 +40,14 @@ class Fitted:
 
     Attributes:
         name: of the estimator.
+        kind: its class, module included: a variant without a name of its own is another one than its base.
         parameters: hyper-parameter -> value.
         learned: attribute -> value.
         cost: of the fit.
     """
 
     name: str
+    kind: str
     parameters: Mapping[str, Any]
     learned: Mapping[str, Any]
     cost: Cost
@@ -74,6 +76,7 @@ def write(path: str | Path, fitted: Fitted, study: Study, allowed: Allowed) -> N
     writer = Writer(study, allowed.classes, allowed.title)
     facts = {
         "name": fitted.name,
+        "class": fitted.kind,
         "study": study.fingerprint,
         "parameters": {n: writer.encode(v, f"parameters/{n}") for n, v in fitted.parameters.items()},
         "learned": {n: writer.encode(v, n) for n, v in fitted.learned.items()},
@@ -118,7 +121,11 @@ def read(path: str | Path, study: Study, allows: Callable[[str], Allowed]) -> Fi
         learned = {name: reader.decode(value) for name, value in facts["learned"].items()}
         seconds, memory = facts["cost"]
         return Fitted(
-            facts["name"], parameters, learned, Cost(float(seconds), None if memory is None else float(memory))
+            facts["name"],
+            str(facts["class"]),
+            parameters,
+            learned,
+            Cost(float(seconds), None if memory is None else float(memory)),
         )
 
 

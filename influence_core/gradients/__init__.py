@@ -24,7 +24,7 @@ from influence_core.gradients.consumers import (
 )
 from influence_core.gradients.contexts import no_autocast, plain_attention
 from influence_core.gradients.coverage import RuleCoverage
-from influence_core.gradients.data import Batched, Data, Labelled, MapStyle, Samples
+from influence_core.gradients.data import Batched, Data, Labelled, MapStyle, Samples, labelled
 from influence_core.gradients.forms import Convolution, Form, Sum
 from influence_core.gradients.functions import (
     inner_products,
@@ -80,6 +80,7 @@ __all__ = [
     "check_model",
     "coverage",
     "inner_products",
+    "labelled",
     "mean_gradient",
     "mean_squares",
     "no_autocast",

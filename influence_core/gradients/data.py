@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from influence_core.errors import InvalidInput
+
 
 class Batched(Protocol):
     """Gives many samples at once."""
@@ -46,6 +48,25 @@ class Labelled(Batched, Protocol):
 
 Data = Batched | MapStyle | tuple[Tensor, Tensor]
 """What the engine reads: a dataset of either kind, or inputs ``[N, ...]`` and labels ``[N, ...]``."""
+
+
+def labelled(data: Data) -> Labelled:
+    """Data of which some samples can be taken, as they are.
+
+    Args:
+        data: of any kind.
+
+    Returns:
+        The same.
+
+    Raises:
+        InvalidInput: if it has no ``subset(ids)``.
+    """
+    if not (hasattr(data, "subset") and hasattr(data, "labels")):
+        raise InvalidInput(
+            f"the data is a {type(data).__name__}, of which no samples can be taken: wrap it in ic.data.LabelledDataset"
+        )
+    return data  # type: ignore[return-value]  # checked above
 
 
 class Samples:

@@ -76,7 +76,7 @@ def load_tensors(path: str | Path, *, sealed: bool = False) -> dict[str, Tensor]
     seal: str | None = None
     texts: dict[str, str] = {}
     try:
-        if path.suffix == ".safetensors":
+        if sealed or path.suffix == ".safetensors":
             loaded: Any = load_file(path)
             texts, seal = _texts(path)
         else:
@@ -236,7 +236,15 @@ def read_facts(path: str | Path, key: str) -> Any:
     try:
         text = _texts(Path(path))[0].get(key)
         return None if text is None else json.loads(text)
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise InvalidInput(f"{path} is no safetensors file with readable facts about its {key}: {error}") from error
 
 

@@ -14,8 +14,8 @@ from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput, NotFitted, NotSupported, StaleResult
 from influence_core.estimators import Estimator, all_estimators
 from influence_core.estimators.base import GIVES
-from influence_core.estimators.parameters import plain
 from influence_core.models import load_tensors
+from influence_core.parameters import plain
 from influence_core.scores import MEANING, Coverage
 from influence_core.study import Study
 from influence_core.testing.checks import CHECKS, Subject, check

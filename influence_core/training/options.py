@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from influence_core.errors import InvalidInput
+from influence_core.parameters import check_numbers, check_types
 from influence_core.training.sharpness import ASAM, FSAM, LPFSGD, SAM, SharpnessAware
 
 Solver = Literal["sam", "asam", "fsam", "lpf"]
@@ -45,7 +46,9 @@ class Sharpness:
     parts: int = 1
 
     def __post_init__(self) -> None:
-        """Check names and ranges."""
+        """Check names, types and ranges."""
+        check_types(self)
+        check_numbers(self)
         if self.solver not in ("sam", "asam", "fsam", "lpf"):
             raise InvalidInput(f"there is no sharpness-aware solver {self.solver!r}; choose sam, asam, fsam or lpf")
         if self.rho is not None and not 0 <= self.rho < math.inf:

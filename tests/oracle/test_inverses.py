@@ -142,7 +142,9 @@ def test_preconditioning_leaves_the_solution_and_the_better_it_is_the_fewer_the_
         prior = InverseSpec(name, {"damping": 1e-3})
         chosen = InverseSpec("conjugategradient", {"preconditioner": prior})
         preconditioned = chosen.fit(*parts, damping=1e-3, tolerance=1e-8)
-        assert preconditioned.facts() == plain.facts()
+        facts = preconditioned.facts()
+        assert facts.pop("preconditioner")["name"] == name  # whose damping is its own
+        assert facts == plain.facts()
         two = preconditioned.apply(gradients)
         for parameter, expected in one.vectors.items():
             assert relative(two.vectors[parameter], expected) < 1e-4
@@ -174,6 +176,69 @@ def test_specs_say_what_there_is():
     with pytest.raises(InvalidInput, match="no inverse curvature 'newton'"):
         ConjugateGradient(preconditioner="newton")
     assert spec(InverseSpec("dense")) == spec("dense")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("ekfac", {"damping": float("nan")}, "damping is nan; expected a finite number"),
+        ("ekfac", {"damping": float("inf")}, "damping is inf"),
+        ("ekfac", {"weight_decay": float("nan")}, "weight_decay is nan"),
+        ("ekfac", {"corrected": "no"}, "corrected is 'no'; expected True or False"),
+        ("ekfac", {"damping": "x"}, "damping is 'x'; expected a number"),
+        ("diagonal", {"relative_to": "foo"}, "relative_to is 'foo'; choose 'all' or 'tensor'"),
+        ("arnoldi", {"samples": 1.5}, "samples is 1.5; expected a whole number"),
+        ("conjugategradient", {"tolerance": float("nan")}, "tolerance is nan"),
+        ("conjugategradient", {"preconditioner": 5}, "preconditioner is 5; give a name"),
+        ("conjugategradient", {"preconditioner": "arnoldi"}, "'arnoldi' cannot precondition: it is singular"),
+        ("conjugategradient", {"preconditioner": "lissa"}, "'lissa' cannot precondition"),
+        (["x"], {}, "no inverse curvature"),
+        ("ekfac", None, "options is None; give a dict"),
+    ],
+)
+def test_options_are_checked_when_a_spec_is_made(name, options, message):
+    with pytest.raises(InvalidInput, match=message):
+        InverseSpec(name, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dense", {"weight_decay": -1.0}, "weight_decay is -1.0"),
+        ("diagonal", {"weight_decay": -1.0}, "weight_decay is -1.0"),
+        ("ekfac", {"damping": -0.1}, "damping is -0.1"),
+        ("datainf", {"damping": 0.0}, "each summand has rank one"),
+        ("arnoldi", {"rank": 0}, "rank=0"),
+        ("arnoldi", {"samples": 0}, "samples=0"),
+        ("lissa", {"steps": 0}, "steps is 0"),
+        ("conjugategradient", {"tolerance": 1.5}, "tolerance is 1.5"),
+    ],
+)
+def test_ranges_are_checked_before_anything_is_fitted(parts, name, options, message):
+    with pytest.raises(InvalidInput, match=message):
+        InverseSpec(name, options).fit(*parts)
+
+
+def test_a_pair_of_tensors_is_divided_by_its_samples_or_refused(small, gradients):
+    data = small.train.batch(range(24))
+    for name in sorted(INVERSES):
+        chosen = InverseSpec(name, {"rank": 4, "steps": 8} if name == "arnoldi" else {})
+        expected = chosen.fit(small.model, small.loss, small.train, damping=1.0).apply(gradients).vectors
+        if name in ("arnoldi", "datainf"):  # which take some of the samples
+            with pytest.raises(InvalidInput, match="wrap it in ic.data.LabelledDataset"):
+                chosen.fit(small.model, small.loss, data)
+            continue
+        found = chosen.fit(small.model, small.loss, data, damping=1.0).apply(gradients).vectors
+        for parameter, vectors in expected.items():
+            assert relative(found[parameter], vectors) < 1e-12
+
+
+def test_a_spec_keeps_its_options():
+    options = {"damping": 0.5}
+    one = InverseSpec("ekfac", options)
+    options["damping"] = -1.0
+    assert one.options == {"damping": 0.5}
+    assert hash(one) == hash(InverseSpec("ekfac"))
 
 
 def test_the_worst_of_several_calls():

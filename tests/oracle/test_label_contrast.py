@@ -157,5 +157,12 @@ def test_refusals():
         FVM(sharpness="adam")
     with pytest.raises(InvalidInput, match="give the radius once"):
         FVM(sharpness=ic.training.Sharpness("asam"), rho=0.1)
-    with pytest.raises(TypeError, match="metric"):
+    with pytest.raises(InvalidInput, match="LabelContrast has no parameter 'metric' any more: a contrast needs exact"):
         LabelContrast(metric="ekfac")
+    with pytest.raises(InvalidInput, match="LPF-SGD has no ascent"):
+        FVM(sharpness="lpf", rho=0.3)
+    for cls in (FVM, TunedLoss, LabelContrast):
+        with pytest.raises(InvalidInput, match="no parameter 'solver' any more: it is called sharpness"):
+            cls(solver="asam")
+        with pytest.raises(InvalidInput, match=r"'eta' any more: give sharpness=ic.training.Sharpness\(..., eta=...\)"):
+            ic.estimators.get(cls.name, eta=0.1)

@@ -125,6 +125,15 @@ def test_ekfac_needs_no_probes(small):
         assert torch.allclose(labels[:, label], -q(literal_gradients(estimator.model_, small.loss, small.train, given)))
 
 
+def test_probes_and_dampings_of_the_diagonal(small):
+    """It is exact whatever number of probes is asked for, and options leave its damping as it is."""
+    plain = VM(**SETTINGS).fit(small)
+    for other in (VM(probes=5, **SETTINGS), VM(metric=InverseSpec("diagonal", {"seed": 1}), **SETTINGS)):
+        assert torch.equal(other.fit(small).mislabel_scores().values, plain.mislabel_scores().values)
+    with pytest.raises(InvalidInput, match="give the damping once"):
+        VM(damping=0.5, metric=InverseSpec("ekfac", {"damping": 0.1}))
+
+
 @pytest.mark.parametrize("metric", sorted(INVERSES))
 def test_every_inverse_is_a_metric(small, metric):
     """Whatever multiplies by an inverse curvature can be chosen by name or with options."""

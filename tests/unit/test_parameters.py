@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 import influence_core as ic
 from influence_core.errors import InvalidInput
-from influence_core.estimators.parameters import check_numbers, check_types
+from influence_core.parameters import check_numbers, check_types
 from influence_core.training import check_sgd, seeded
 from tests.estimator_settings import own_estimators, quick
 from tests.helpers import study

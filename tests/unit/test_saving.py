@@ -15,6 +15,7 @@ import torch
 import influence_core as ic
 from influence_core.errors import InvalidInput, NotFitted, NotSupported, StaleResult
 from influence_core.estimators import FVM, RandProj, TracIn
+from influence_core.estimators.influence_functions.base import InfluenceFunction
 from influence_core.models import load_tensors, read_facts, save_tensors
 from tests.helpers import study
 
@@ -181,6 +182,61 @@ def test_code_is_not_written(small, tmp_path):
         fitted.features_ = value
         with pytest.raises(NotSupported, match="its attribute features_ is a"):
             fitted.save(tmp_path / "code.safetensors")
+
+
+class Turned(RandProj):
+    """A variant without a name of its own."""
+
+    def _self_influence(self):
+        return -super()._self_influence()
+
+
+def test_a_variant_is_not_taken_for_what_it_derives_from(small, tmp_path):
+    path = tmp_path / "turned.st"  # what it is does not hang on the name of the file
+    fitted = Turned(dim=8).fit(small)
+    fitted.save(path)
+    assert torch.equal(Turned.load(path, small)._self_influence(), fitted._self_influence())
+    for cls in (RandProj, ic.estimators.Estimator):
+        with pytest.raises(InvalidInput, match=r"holds a .*Turned, and 'randproj' is a .*RandProj here"):
+            cls.load(path, small)
+
+
+def test_a_family_loads_its_own(small, tmp_path):
+    class Family(TracIn):
+        """Nothing of it is listed."""
+
+    path = tmp_path / "randproj.safetensors"
+    RandProj(dim=8).fit(small).save(path)
+    with pytest.raises(InvalidInput, match="'randproj', not 'tracin'"):
+        Family.load(path, small)
+    with pytest.raises(InvalidInput, match="RandProj, which is no InfluenceFunction"):
+        InfluenceFunction.load(path, small)
+
+
+def test_facts_nested_beyond_reason(small, tmp_path):
+    path = tmp_path / "randproj.safetensors"
+    RandProj(dim=8).fit(small).save(path)
+    save_tensors(path, load_tensors(path), {"estimator": "[" * 200_000 + "]" * 200_000})
+    with pytest.raises(InvalidInput, match="readable facts"):
+        RandProj.load(path, small)
+
+
+@dataclass
+class Ridge(RandProj):
+    """A hyper-parameter may end in an underscore, as a word of Python's needs to."""
+
+    lambda_: float = 1.0
+
+    def _fit(self, study):
+        super()._fit(study)
+        self.features_ = self.lambda_ * self.features_
+
+
+def test_a_hyper_parameter_that_ends_in_an_underscore_is_no_memory(small, tmp_path):
+    one, five = (Ridge(dim=8, lambda_=value).fit(small) for value in (1.0, 5.0))
+    assert torch.allclose(five.features_, 5 * one.features_)
+    five.save(tmp_path / "ridge.safetensors")
+    assert Ridge.load(tmp_path / "ridge.safetensors", small).lambda_ == 5.0
 
 
 class Keeps(RandProj):

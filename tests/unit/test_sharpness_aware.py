@@ -127,6 +127,12 @@ def test_batches_of_the_form_for_sgd():
     assert not torch.allclose(one, two)
 
 
+def test_the_order_of_positions_is_what_it_was():
+    assert SAMIF(0.1, "ggn", 1e-4, 300).max_iterations == 300
+    with pytest.raises(InvalidInput, match=r"variant is 0\.05"):
+        SAMHIF(0.1, "ggn", 1e-4, 0.05)
+
+
 def test_they_are_registered():
     for name in ("samif", "samhif", "samgif"):
         assert type(ic.estimators.get(name)).name == name

@@ -4,7 +4,14 @@ Made from a model, a loss and data by ``fit``, or by name through ``InverseSpec`
 iterative one can be preconditioned by another.
 """
 
-from influence_core.curvature.inverses.base import InverseCurvature, Solved, check_damping, worst
+from influence_core.curvature.inverses.base import (
+    InverseCurvature,
+    Solved,
+    check_count,
+    check_damping,
+    check_solve,
+    worst,
+)
 from influence_core.curvature.inverses.cholesky import CholeskyInverse
 from influence_core.curvature.inverses.conjugate_gradients import ConjugateGradients
 from influence_core.curvature.inverses.dense import DenseInverse
@@ -15,7 +22,7 @@ from influence_core.curvature.inverses.mean_of_inverses import MeanOfInverses
 from influence_core.curvature.inverses.moving_ascent import MovingAscent, Variant
 from influence_core.curvature.inverses.neumann_series import NeumannSeries
 from influence_core.curvature.inverses.probes import Probes
-from influence_core.curvature.inverses.spec import INVERSES, InverseSpec, spec
+from influence_core.curvature.inverses.spec import INVERSES, InverseSpec, check_preconditioner, spec
 
 __all__ = [
     "INVERSES",
@@ -33,7 +40,10 @@ __all__ = [
     "Probes",
     "Solved",
     "Variant",
+    "check_count",
     "check_damping",
+    "check_preconditioner",
+    "check_solve",
     "spec",
     "worst",
 ]

@@ -45,11 +45,14 @@ class InverseCurvature(ABC):
         name: as in ``InverseSpec``.
         has_metric: whether ``metric`` gives the norms of all samples in one sweep.
         has_root: whether ``root`` gives the symmetric square root.
+        preconditions: whether it is one positive definite matrix, whatever it is multiplied with, so that it can
+            precondition an iterative solve.
     """
 
     name: ClassVar[str]
     has_metric: ClassVar[bool] = False
     has_root: ClassVar[bool] = False
+    preconditions: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, vectors: Mapping[str, Tensor]) -> Solved:
@@ -146,14 +149,46 @@ def worst(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def check_damping(damping: float) -> None:
-    """Refuse a relative damping that is no finite number of 0 or more.
+def check_damping(damping: float, weight_decay: float = 0.0) -> None:
+    """Refuse a relative damping or a weight decay that is no finite number of 0 or more.
 
     Args:
         damping: a multiple of the mean curvature.
+        weight_decay: lambda.
 
     Raises:
-        InvalidInput: if it is negative, infinite or NaN.
+        InvalidInput: if one is negative, infinite or NaN.
     """
     if not 0 <= damping < math.inf:
         raise InvalidInput(f"damping is {damping}; it is a multiple of the mean curvature, so 0 or more")
+    if not 0 <= weight_decay < math.inf:
+        raise InvalidInput(f"weight_decay is {weight_decay}; it is the factor of a penalty, so 0 or more")
+
+
+def check_solve(damping: float, tolerance: float) -> None:
+    """Refuse settings that an iterative solve cannot take.
+
+    Args:
+        damping: a multiple of the mean curvature.
+        tolerance: on the relative residual.
+
+    Raises:
+        InvalidInput: if one is out of range.
+    """
+    check_damping(damping)
+    if not 0 <= tolerance < 1:
+        raise InvalidInput(f"tolerance is {tolerance}; it is a relative residual, so from 0 to below 1")
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse a number of steps below 1.
+
+    Args:
+        name: of the parameter.
+        value: to check.
+
+    Raises:
+        InvalidInput: if it is below 1.
+    """
+    if value < 1:
+        raise InvalidInput(f"{name} is {value}; at least 1 is needed")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from influence_core.curvature.conjugate import conjugate_gradient
-from influence_core.curvature.inverses.base import InverseCurvature, Solved
+from influence_core.curvature.inverses.base import InverseCurvature, Solved, check_count, check_solve
 from influence_core.curvature.inverses.streamed import Streamed, absolute_damping
 from influence_core.curvature.operators import CurvatureName
 from influence_core.curvature.vectors import flatten, unflatten
@@ -64,8 +64,15 @@ class ConjugateGradients(Streamed):
 
         Returns:
             The inverse.
+
+        Raises:
+            InvalidInput: if a setting is out of range, or the preconditioner is none.
         """
-        absolute = absolute_damping(damping, model, loss, data)
+        check_solve(damping, tolerance)
+        check_count("max_iterations", max_iterations)
+        if preconditioner is not None and not preconditioner.preconditions:
+            raise InvalidInput(f"{type(preconditioner).__name__} cannot precondition: it is no fixed definite matrix")
+        absolute = absolute_damping(damping, weight_decay, model, loss, data)
         return cls(model, loss, data, curvature, weight_decay, absolute, tolerance, max_iterations, preconditioner)
 
     def apply(self, vectors: Mapping[str, Tensor]) -> Solved:
@@ -108,6 +115,11 @@ class ConjugateGradients(Streamed):
             facts["warnings"] = [not_converged("conjugate gradients", found.iterations, facts, self.tolerance)]
             warnings.warn(facts["warnings"][0], stacklevel=2)
         return Solved(unflatten(found.x, product.shapes), facts)
+
+    def facts(self) -> dict[str, Any]:
+        """Damping, weight decay, and what the preconditioner has of these."""
+        prior = self.preconditioner
+        return super().facts() | ({} if prior is None else {"preconditioner": {"name": prior.name} | prior.facts()})
 
 
 def not_converged(what: str, iterations: int, facts: Mapping[str, Any], tolerance: float) -> str:

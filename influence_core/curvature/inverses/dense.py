@@ -34,6 +34,7 @@ class DenseInverse(InverseCurvature):
     """
 
     name: ClassVar[str] = "dense"
+    preconditions: ClassVar[bool] = True
     has_root: ClassVar[bool] = True
 
     vectors: Tensor
@@ -70,7 +71,7 @@ class DenseInverse(InverseCurvature):
             NotSupported: if the model is larger.
             InvalidInput: if a Hessian is not positive definite with what is added.
         """
-        check_damping(damping)
+        check_damping(damping, weight_decay)
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if size > LARGEST:
             raise NotSupported(
@@ -92,7 +93,7 @@ class DenseInverse(InverseCurvature):
                 f"{shift:.3g}, so that it is no inverse of a covariance: raise damping above "
                 f"{(-float(values[0]) - weight_decay) / mean:.3g}, or use curvature='ggn'"
             )
-        return cls(vectors, inverted(values, shift, ROUNDING), product.shapes, absolute, weight_decay)
+        return cls(vectors.contiguous(), inverted(values, shift, ROUNDING), product.shapes, absolute, weight_decay)
 
     def apply(self, vectors: Mapping[str, Tensor]) -> Solved:
         """Multiply in float64."""

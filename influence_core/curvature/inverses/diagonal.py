@@ -29,6 +29,7 @@ class DiagonalInverse(InverseCurvature):
     """
 
     name: ClassVar[str] = "diagonal"
+    preconditions: ClassVar[bool] = True
     has_metric: ClassVar[bool] = True
     has_root: ClassVar[bool] = True
 
@@ -67,7 +68,7 @@ class DiagonalInverse(InverseCurvature):
         Raises:
             InvalidInput: if every gradient is zero, so that damping cannot be relative to it.
         """
-        check_damping(damping)
+        check_damping(damping, weight_decay)
         if labels == "empirical":
             fisher = mean_squares(model, loss, data)
         else:

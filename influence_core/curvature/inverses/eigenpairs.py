@@ -14,7 +14,7 @@ from influence_core.curvature.lanczos import lanczos
 from influence_core.curvature.operators import CurvatureName, mean_diagonal, operator
 from influence_core.curvature.vectors import Vectors, flatten, unflatten
 from influence_core.errors import InvalidInput
-from influence_core.gradients import Labelled
+from influence_core.gradients import Labelled, labelled
 from influence_core.losses import Loss
 
 
@@ -73,7 +73,13 @@ class LeadingEigenpairs(InverseCurvature):
         Raises:
             InvalidInput: if there is no positive eigenvalue.
         """
-        check_damping(damping)
+        check_damping(damping, weight_decay)
+        if not 1 <= rank <= steps or samples < 1:
+            raise InvalidInput(
+                f"rank={rank}, steps={steps}, samples={samples}: at least 1 of each, and no more eigenvectors than "
+                "steps"
+            )
+        data = labelled(data)
         size = len(data)
         ids = torch.arange(min(size, samples)) * size // min(size, samples)
         matrix = operator(curvature, model, loss, data if len(ids) == size else data.subset(ids))

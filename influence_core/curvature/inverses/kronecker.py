@@ -9,12 +9,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from influence_core.curvature.inverses.base import InverseCurvature, Solved
+from influence_core.curvature.inverses.base import InverseCurvature, Solved, check_damping
 from influence_core.curvature.kfac import KFAC
 from influence_core.curvature.kronecker import Layer
 from influence_core.curvature.outputs import Draw
 from influence_core.curvature.vectors import Vectors
-from influence_core.errors import InvalidInput
 from influence_core.gradients import Block, Data, SweepContext
 from influence_core.losses import Loss
 
@@ -39,6 +38,7 @@ class KroneckerInverse(InverseCurvature):
     """
 
     name: ClassVar[str] = "ekfac"
+    preconditions: ClassVar[bool] = True
     has_metric: ClassVar[bool] = True
     has_root: ClassVar[bool] = True
 
@@ -92,12 +92,8 @@ class KroneckerInverse(InverseCurvature):
 
         Returns:
             The inverse.
-
-        Raises:
-            InvalidInput: if ``damping`` or ``weight_decay`` is negative.
         """
-        if damping < 0 or weight_decay < 0:
-            raise InvalidInput(f"damping={damping}, weight_decay={weight_decay}: both must be 0 or more")
+        check_damping(damping, weight_decay)
         values = {name: basis.corrected if corrected else basis.kfac for name, basis in kfac.bases.items()}
         rotations = {name: (basis.outputs, basis.inputs) for name, basis in kfac.bases.items()}
         return cls.damped(kfac.layers, rotations, values, kfac.diagonal, damping, weight_decay)

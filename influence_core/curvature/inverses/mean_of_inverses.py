@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from influence_core.curvature.inverses.base import InverseCurvature, Solved
+from influence_core.curvature.inverses.base import InverseCurvature, Solved, check_damping
 from influence_core.errors import InvalidInput
-from influence_core.gradients import Block, Consumer, Labelled, SweepContext, per_sample_gradients, sweep
+from influence_core.gradients import Block, Consumer, Labelled, SweepContext, labelled, per_sample_gradients, sweep
 from influence_core.losses import Loss
 from influence_core.progress import track
 
@@ -36,6 +36,7 @@ class MeanOfInverses(InverseCurvature):
     """
 
     name: ClassVar[str] = "datainf"
+    preconditions: ClassVar[bool] = True
 
     model: nn.Module
     loss: Loss
@@ -63,8 +64,10 @@ class MeanOfInverses(InverseCurvature):
         Raises:
             InvalidInput: if ``damping`` is not above 0.
         """
-        if not damping > 0:
+        check_damping(damping, weight_decay)
+        if damping == 0:
             raise InvalidInput(f"damping is {damping}; each summand has rank one, so it must be above 0")
+        data = labelled(data)
         norms = _NormsByParameter()
         sweep(model, loss, data, [norms])
         sizes = {name: p.numel() for name, p in model.named_parameters()}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from influence_core.curvature.ascent import Ascent
 from influence_core.curvature.gmres import gmres
-from influence_core.curvature.inverses.base import InverseCurvature, Solved
+from influence_core.curvature.inverses.base import InverseCurvature, Solved, check_solve
 from influence_core.curvature.inverses.conjugate_gradients import not_converged
 from influence_core.curvature.inverses.streamed import absolute_damping
 from influence_core.curvature.lanczos import largest_eigenvalue
@@ -107,7 +107,8 @@ class MovingAscent(InverseCurvature):
         Returns:
             The inverse.
         """
-        absolute = absolute_damping(damping, perturbed, loss, data)
+        check_solve(damping, tolerance)
+        absolute = absolute_damping(damping, weight_decay, perturbed, loss, data)
         response = 0.0
         if ascent.response > 0:
             still = operator(curvature, model, loss, data)
@@ -127,7 +128,7 @@ class MovingAscent(InverseCurvature):
             tolerance=tolerance,
             max_iterations=max_iterations,
         )
-        for sentence in made.warnings():
+        for sentence in made.sentences():
             warnings.warn(sentence, stacklevel=2)
         return made
 
@@ -185,9 +186,9 @@ class MovingAscent(InverseCurvature):
     def facts(self) -> dict[str, Any]:
         """Damping, weight decay and response, with a warning where that is above 1."""
         found = {"damping": self.damping, "weight_decay": self.weight_decay, "response": self.response}
-        return found | ({"warnings": self.warnings()} if self.warnings() else {})
+        return found | ({"warnings": self.sentences()} if self.sentences() else {})
 
-    def warnings(self) -> list[str]:
+    def sentences(self) -> list[str]:
         """What is to be said of the response."""
         if self.response <= 1:
             return []

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from influence_core.curvature.inverses.base import Solved
+from influence_core.curvature.inverses.base import Solved, check_count, check_solve
 from influence_core.curvature.inverses.streamed import Streamed, absolute_damping
 from influence_core.curvature.lanczos import largest_eigenvalue
 from influence_core.curvature.neumann import neumann
@@ -67,7 +67,9 @@ class NeumannSeries(Streamed):
         Returns:
             The inverse.
         """
-        absolute = absolute_damping(damping, model, loss, data)
+        check_solve(damping, tolerance)
+        check_count("steps", steps)
+        absolute = absolute_damping(damping, weight_decay, model, loss, data)
         series = cls(model, loss, data, curvature, weight_decay, absolute, tolerance, steps, 0.0)
         matrix = series.operator()
         largest = largest_eigenvalue(matrix, matrix.size, like=matrix.parameters[0], seed=seed)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import nn
 
@@ -20,6 +21,7 @@ from influence_core.curvature.inverses.neumann_series import NeumannSeries
 from influence_core.errors import InvalidInput
 from influence_core.gradients import Data
 from influence_core.losses import Loss
+from influence_core.parameters import check_value
 
 INVERSES: dict[str, type[InverseCurvature]] = {
     cls.name: cls
@@ -53,16 +55,25 @@ class InverseSpec:
     """
 
     name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        """Check names."""
-        if self.name not in INVERSES:
+        """Check names and values, and keep a copy of the options."""
+        if not isinstance(self.name, str) or self.name not in INVERSES:
             raise InvalidInput(f"there is no inverse curvature {self.name!r}; choose one of {', '.join(INVERSES)}")
-        allowed = self._allowed()
-        for option in self.options:
+        if not isinstance(self.options, Mapping):
+            raise InvalidInput(f"options is {self.options!r}; give a dict, such as {{'damping': 0.5}}")
+        object.__setattr__(self, "options", dict(self.options))
+        allowed, hints = self._allowed(), get_type_hints(INVERSES[self.name].fit)  # type: ignore[attr-defined]
+        for option, value in self.options.items():
             if option not in allowed:
                 raise InvalidInput(f"the inverse {self.name!r} has no option {option!r}; it has {', '.join(allowed)}")
+            if option == "preconditioner":
+                check_preconditioner(value)
+                continue
+            check_value(option, value, hints[option])
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InvalidInput(f"{option} is {value}; expected a finite number")
 
     def fit(self, model: nn.Module, loss: Loss, data: Data, **defaults: Any) -> InverseCurvature:
         """Fit it.
@@ -79,7 +90,8 @@ class InverseSpec:
         allowed = self._allowed()
         options = {name: value for name, value in defaults.items() if name in allowed} | dict(self.options)
         prior = options.get("preconditioner")
-        if isinstance(prior, (str, InverseSpec)):
+        if prior is not None:
+            check_preconditioner(prior)
             decay = {name: options[name] for name in ("weight_decay",) if name in options}
             options["preconditioner"] = spec(prior).fit(model, loss, data, **decay)
         made: InverseCurvature = INVERSES[self.name].fit(model, loss, data, **options)  # type: ignore[attr-defined]
@@ -93,3 +105,25 @@ class InverseSpec:
 def spec(given: str | InverseSpec) -> InverseSpec:
     """A spec, from itself or from a name."""
     return given if isinstance(given, InverseSpec) else InverseSpec(given)
+
+
+def check_preconditioner(given: Any) -> None:
+    """Refuse what cannot precondition conjugate gradients.
+
+    Args:
+        given: a name or a spec, or ``None`` for none.
+
+    Raises:
+        InvalidInput: if it is neither, or names an inverse that is no fixed positive definite matrix.
+    """
+    if given is None:
+        return
+    if not isinstance(given, (str, InverseSpec)):
+        raise InvalidInput(f"preconditioner is {given!r}; give a name such as 'ekfac', an InverseSpec, or None")
+    chosen = spec(given)
+    if not INVERSES[chosen.name].preconditions:
+        able = ", ".join(name for name, cls in INVERSES.items() if cls.preconditions)
+        raise InvalidInput(
+            f"{chosen.name!r} cannot precondition: it is singular, or another matrix at every call; choose one of "
+            f"{able}"
+        )

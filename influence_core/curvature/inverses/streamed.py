@@ -44,11 +44,12 @@ class Streamed(InverseCurvature):
         return {"damping": self.damping, "weight_decay": self.weight_decay}
 
 
-def absolute_damping(relative: float, model: nn.Module, loss: Loss, data: Data) -> float:
+def absolute_damping(relative: float, weight_decay: float, model: nn.Module, loss: Loss, data: Data) -> float:
     """A damping relative to the mean diagonal of the Gauss-Newton matrix, as a number.
 
     Args:
         relative: 0 or more.
+        weight_decay: lambda, 0 or more.
         model: in eval mode.
         loss: one loss per sample.
         data: N samples.
@@ -56,5 +57,5 @@ def absolute_damping(relative: float, model: nn.Module, loss: Loss, data: Data) 
     Returns:
         The damping.
     """
-    check_damping(relative)
+    check_damping(relative, weight_decay)
     return relative * mean_diagonal(model, loss, data) if relative > 0 else 0.0

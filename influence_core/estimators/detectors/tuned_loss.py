@@ -30,7 +30,7 @@ class TunedLoss(FlatValidationTuned):
         batch_statistics: whether batch normalisation uses batch statistics while tuning.
         seed: of the order of the batches.
         sharpness: as in ``FVM``.
-        rho: radius of the ascent, ``None`` for the solver's default; 0 tunes as ``VM`` does.
+        rho: radius of the ascent, ``None`` for the optimiser's default; 0 tunes as ``VM`` does.
     """
 
     name: ClassVar[str] = "tunedloss"

@@ -63,6 +63,10 @@ class LabelContrast(FlatValidationTuned, ValidationMinimum):
 
     Args:
         statistic: "studentised" or "norms".
+        damping: as in ``VM`` for the diagonal metric; so are ``top_labels`` and the settings of the tuning.
+        top_labels: see ``VM``.
+        sharpness: as in ``FVM``.
+        rho: as in ``FVM``.
     """
 
     name: ClassVar[str] = "labelcontrast"
@@ -70,6 +74,11 @@ class LabelContrast(FlatValidationTuned, ValidationMinimum):
     paper: ClassVar[str] = "this package; after flat validation minima, 2025"
     cost: ClassVar[str] = "2 x steps x batch backward + V backward + N forward and K N backward"
     learned: ClassVar[tuple[str, ...]] = ("contrasts_",)
+    former: ClassVar[dict[str, str]] = (
+        FlatValidationTuned.former
+        | dict.fromkeys(("metric", "probes"), "a contrast needs exact norms, which it takes in the diagonal metric")
+        | dict.fromkeys(("pairwise", "epsilon", "hessian"), "its influence is the first term of eq. 20; FVM has both")
+    )
 
     statistic: Statistic = "studentised"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class ValidationMinimum(ValidationTuned):
     learned: ClassVar[tuple[str, ...]] = ("model_", "inverse_")
 
     damping: float | None = None
-    top_labels: int | None = None
+    top_labels: int | None = field(default=None, kw_only=True)
 
     def _check_parameters(self) -> None:
         super()._check_parameters()

@@ -73,10 +73,17 @@ class FlatValidationTuned(ValidationTuned):
             ASAM 0.5, F-SAM 0.2. 0 leaves the ascent out.
     """
 
+    former: ClassVar[dict[str, str]] = {"solver": "it is called sharpness"} | {
+        option: f"give sharpness=ic.training.Sharpness(..., {option}=...)"
+        for option in ("eta", "sigma", "decay", "gamma", "parts")
+    }
+
     sharpness: Solver | Sharpness = "sam"
     rho: float | None = None
 
     def _sharpness(self) -> Sharpness:
+        if self.sharpness == "lpf" and self.rho is not None:
+            raise InvalidInput(f"rho is {self.rho}, but LPF-SGD has no ascent: give gamma, Sharpness('lpf', gamma=...)")
         if not isinstance(self.sharpness, Sharpness):
             return Sharpness(self.sharpness, rho=self.rho)
         if self.rho is not None:

@@ -74,14 +74,15 @@ class VM(ValidationMinimum):
             inverse of that name, 0.1 by default.
         metric: "diagonal" for P, or the validation set's curvature by "ekfac", "lissa" or "conjugategradient"
             (Gauss-Newton), "datainf" or another inverse curvature, by name or as an ``InverseSpec`` with options.
-        probes: R, whose seed is ``seed``; ``None`` for no probes where the inverse gives all norms in one sweep, and
-            else 5.
+        probes: R, for a metric other than the diagonal; its seed is ``seed``. ``None`` for no probes where the inverse
+            gives all norms in one sweep, and else 5.
         pairwise: "first_order", or "eq20" for both terms.
         epsilon: of eq. 20.
         hessian: in eq. 20, "diagonal" for :math:`\mathrm{diag}(g_v^2)` (with the diagonal metric only) or "outer" for
             :math:`g_v g_v^\top`.
         top_labels: how many labels of lowest loss to look at beside the given one, 0 for all; ``None`` for all below 50
-            classes, and else 10. The other labels' influence is below that of all labels looked at.
+            classes, and else 10. The other labels' influence is below that of all labels looked at. For the diagonal
+            metric; another one looks at all.
         batch_statistics: whether batch normalisation uses batch statistics while tuning.
         seed: of the order of the batches.
     """
@@ -91,7 +92,6 @@ class VM(ValidationMinimum):
     paper: ClassVar[str] = "flat validation minima, 2025 (plain optimiser)"
     cost: ClassVar[str] = "steps x batch backward + (V + N) backward; label influence N forward and K N backward"
     learned: ClassVar[tuple[str, ...]] = ("probes_",)
-    learned_classes: ClassVar[tuple[type, ...]] = (Probes,)
 
     metric: str | InverseSpec = "diagonal"
     probes: int | None = None
@@ -102,6 +102,8 @@ class VM(ValidationMinimum):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         name = spec(self.metric).name  # refuses a name or an option that there is not
+        if self.damping is not None and "damping" in spec(self.metric).options:
+            raise InvalidInput(f"damping={self.damping} and {self.metric!r}: give the damping once")
         if self.pairwise == "eq20" and self.hessian == "diagonal" and name != "diagonal":
             raise InvalidInput(
                 f"hessian='diagonal' in eq. 20 needs every entry of x, which the metric {name!r} gives for no "
@@ -115,15 +117,15 @@ class VM(ValidationMinimum):
     def _fit(self, study: Study) -> None:
         super()._fit(study)
         self.probes_: Probes | None = None
-        if self.probes is not None or not self.inverse_.has_metric:
+        wanted = self.probes is not None and spec(self.metric).name != "diagonal"
+        if wanted or not self.inverse_.has_metric:
             self.probes_ = Probes.through(self.inverse_, self.model_, self.probes or PROBES, self.seed)
 
     def _fit_inverse(self, study: Study) -> InverseCurvature:
+        # The weight decay of the training is left out: only the damping is added.
         chosen = spec(self.metric)
-        if chosen.name == "diagonal" and not chosen.options:
-            return super()._fit_inverse(study)
-        # The weight decay of the training is left out, as it is of the diagonal metric: only the damping is added.
-        damping = 0.1 if self.damping is None else self.damping
+        default = 1e-3 if chosen.name == "diagonal" else 0.1
+        damping = default if self.damping is None else self.damping
         return chosen.fit(self.model_, study.loss, study.split("validation"), damping=damping)
 
     def _influence(self, test_ids: Tensor) -> Answer:

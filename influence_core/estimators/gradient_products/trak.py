@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -76,7 +77,7 @@ class TRAK(Estimator):
     def _check_parameters(self) -> None:
         check_dim(self.dim)
         check_last(self.last)
-        if self.damping <= 0:
+        if not 0 < self.damping < math.inf:
             raise InvalidInput(f"damping is {self.damping}; features may leave directions empty, so it must be above 0")
 
     def _fit(self, study: Study) -> None:

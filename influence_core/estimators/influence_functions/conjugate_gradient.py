@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from influence_core.curvature.inverses import InverseCurvature, InverseSpec, spec
-from influence_core.estimators.influence_functions.iterative import Iterative, check_count
+from influence_core.curvature.inverses import InverseCurvature, InverseSpec, check_count, check_preconditioner
+from influence_core.estimators.influence_functions.iterative import Iterative
 from influence_core.study import Study
 
 
@@ -48,8 +48,7 @@ class ConjugateGradient(Iterative):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check_count("max_iterations", self.max_iterations)
-        if self.preconditioner is not None:
-            spec(self.preconditioner)  # refuses a name or an option that there is not
+        check_preconditioner(self.preconditioner)
 
     def _fit_inverse(self, study: Study) -> InverseCurvature:
         return InverseSpec("conjugategradient").fit(

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from influence_core.curvature.inverses import MeanOfInverses
+from influence_core.curvature.inverses import MeanOfInverses, check_damping
 from influence_core.errors import InvalidInput
 from influence_core.estimators.answers import Answer
 from influence_core.estimators.influence_functions.base import InfluenceFunction
@@ -43,7 +43,8 @@ class DataInf(InfluenceFunction):
     damping: float = 0.1
 
     def _check_parameters(self) -> None:
-        if not self.damping > 0:
+        check_damping(self.damping)
+        if self.damping == 0:
             raise InvalidInput(f"damping is {self.damping}; each summand has rank one, so it must be above 0")
 
     def _fit_inverse(self, study: Study) -> MeanOfInverses:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from influence_core.curvature.inverses import InverseCurvature, NeumannSeries
-from influence_core.estimators.influence_functions.iterative import Iterative, check_count
+from influence_core.curvature.inverses import InverseCurvature, NeumannSeries, check_count
+from influence_core.estimators.influence_functions.iterative import Iterative
 from influence_core.study import Study
 
 

@@ -8,18 +8,17 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from influence_core.curvature.inverses import MovingAscent, Variant
+from influence_core.curvature.inverses import MovingAscent, Variant, check_count
 from influence_core.errors import InvalidInput
 from influence_core.estimators.answers import Changed
 from influence_core.estimators.changes import DataChange
-from influence_core.estimators.influence_functions.iterative import check_count
-from influence_core.estimators.sharpness.stationary import SharpnessAware
+from influence_core.estimators.sharpness.stationary import AtTheAscent
 from influence_core.gradients import inner_products
 from influence_core.study import Study
 
 
 @dataclass
-class SAMHIF(SharpnessAware):
+class SAMHIF(AtTheAscent):
     r"""Influence for a SAM-trained model whose perturbation moves too ("Attributing data for SAM", theorem 4.5).
 
     What SAM training reaches is :math:`\nabla L(w + \hat\epsilon(w)) + \lambda w = 0`. Let g, :math:`H_0` be gradient

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from influence_core.curvature.inverses import InverseCurvature, InverseSpec, spec
-from influence_core.estimators.influence_functions.iterative import check_count
-from influence_core.estimators.sharpness.stationary import SharpnessAware
+from influence_core.curvature.inverses import InverseCurvature, InverseSpec, check_count, check_preconditioner
+from influence_core.estimators.sharpness.stationary import AtTheAscent
 from influence_core.study import Study
 
 
 @dataclass
-class SAMIF(SharpnessAware):
+class SAMIF(AtTheAscent):
     r"""Influence for a SAM-trained model, fast version ("Attributing data for SAM", theorem 4.3, "SAM-HIF (fast)").
 
     With :math:`\hat\epsilon = \rho\,\nabla L(w^*)/\lVert\nabla L(w^*)\rVert` of the mean loss L and
@@ -59,8 +58,7 @@ class SAMIF(SharpnessAware):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check_count("max_iterations", self.max_iterations)
-        if self.preconditioner is not None:
-            spec(self.preconditioner)  # refuses a name or an option that there is not
+        check_preconditioner(self.preconditioner)
 
     def _fit_inverse(self, study: Study) -> InverseCurvature:
         return InverseSpec("conjugategradient").fit(

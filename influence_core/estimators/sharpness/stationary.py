@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import nn
 
 from influence_core.curvature import CurvatureName, check_radius, climbed
-from influence_core.curvature.inverses import check_damping
-from influence_core.errors import InvalidInput
+from influence_core.curvature.inverses import check_solve
 from influence_core.estimators.answers import Answer
 from influence_core.estimators.influence_functions.base import InfluenceFunction
 from influence_core.estimators.sharpness.radius import radius
@@ -17,7 +16,7 @@ from influence_core.study import Study
 
 
 @dataclass
-class SharpnessAware(InfluenceFunction):
+class AtTheAscent(InfluenceFunction):
     """Training gradients at the perturbed weights, test gradients at the trained ones.
 
     The gradients of an image at two different weights make no square: there is no self-influence.
@@ -33,13 +32,11 @@ class SharpnessAware(InfluenceFunction):
     damping: float = 0.1
     curvature: CurvatureName = "ggn"
     tolerance: float = 1e-4
-    rho: float | None = None
-    p: float = 2.0
+    rho: float | None = field(default=None, kw_only=True)
+    p: float = field(default=2.0, kw_only=True)
 
     def _check_parameters(self) -> None:
-        check_damping(self.damping)
-        if not self.tolerance >= 0:
-            raise InvalidInput(f"tolerance is {self.tolerance}; it is a relative residual, so 0 or more")
+        check_solve(self.damping, self.tolerance)
         check_radius(self.rho, self.p)
 
     def _fit(self, study: Study) -> None:

@@ -33,14 +33,27 @@ def check_types(estimator: Any) -> None:
     except (NameError, TypeError):  # names that only exist inside a function, or for a type checker
         return
     for field in fields(estimator):
-        kinds, choices = _kinds(hints.get(field.name, Any))
-        value = getattr(estimator, field.name)
-        if any(_same(value, choice) for choice in choices):
-            continue
-        chosen = any(type(value) is type(choice) for choice in choices) and type(value) not in kinds
-        known = all(kind is not Any and isinstance(_plain_kind(kind), type) for kind in kinds)
-        if chosen or (known and not any(_is(value, kind) for kind in kinds)):
-            raise InvalidInput(f"{field.name} is {value!r}; {_expected(kinds, choices)}")
+        check_value(field.name, getattr(estimator, field.name), hints.get(field.name, Any))
+
+
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """Refuse a value that its type hint does not allow.
+
+    Args:
+        name: of the parameter, for the message.
+        value: that was given.
+        hint: such as ``float | Literal["validation"]``.
+
+    Raises:
+        InvalidInput: naming the parameter, what was given, and what is expected.
+    """
+    kinds, choices = _kinds(hint)
+    if any(_same(value, choice) for choice in choices):
+        return
+    chosen = any(type(value) is type(choice) for choice in choices) and type(value) not in kinds
+    known = all(kind is not Any and isinstance(_plain_kind(kind), type) for kind in kinds)
+    if chosen or (known and not any(_is(value, kind) for kind in kinds)):
+        raise InvalidInput(f"{name} is {value!r}; {_expected(kinds, choices)}")
 
 
 def check_numbers(estimator: Any) -> None:
