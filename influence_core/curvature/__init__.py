@@ -13,6 +13,7 @@ from influence_core.curvature import inverses
 from influence_core.curvature.ascent import Ascent, check_radius
 from influence_core.curvature.conjugate import conjugate_gradient
 from influence_core.curvature.gmres import gmres
+from influence_core.curvature.inverses.kronecker import KroneckerInverse
 from influence_core.curvature.kfac import KFAC, Eigenbasis
 from influence_core.curvature.kronecker import Layer
 from influence_core.curvature.labels import LabelScore, label_scores, label_slopes, squared_norms_of_labels
@@ -44,6 +45,7 @@ __all__ = [
     "Fisher",
     "GaussNewton",
     "Hessian",
+    "KroneckerInverse",
     "LabelScore",
     "Layer",
     "LeastSquares",

@@ -225,7 +225,7 @@ def test_a_pair_of_tensors_is_divided_by_its_samples_or_refused(small, gradients
         chosen = InverseSpec(name, {"rank": 4, "steps": 8} if name == "arnoldi" else {})
         expected = chosen.fit(small.model, small.loss, small.train, damping=1.0).apply(gradients).vectors
         if name in ("arnoldi", "datainf"):  # which take some of the samples
-            with pytest.raises(InvalidInput, match="wrap it in ic.data.LabelledDataset"):
+            with pytest.raises(InvalidInput, match=r"wrap it in ic\.data\.LabelledDataset"):
                 chosen.fit(small.model, small.loss, data)
             continue
         found = chosen.fit(small.model, small.loss, data, damping=1.0).apply(gradients).vectors
