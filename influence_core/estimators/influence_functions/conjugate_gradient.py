@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from influence_core.curvature.inverses import InverseCurvature, InverseSpec, check_count, check_preconditioner
 from influence_core.estimators.influence_functions.iterative import Iterative
-from influence_core.study import Study
+from influence_core.estimators.influence_functions.solving import ByConjugateGradients
 
 
 @dataclass
-class ConjugateGradient(Iterative):
+class ConjugateGradient(ByConjugateGradients, Iterative):
     r"""Influence functions by conjugate gradients (Koh and Liang 2017, arXiv:1703.04730, eq. 2 and section 3).
 
     .. math:: h(k, v) = \tfrac1N \nabla\ell_v^\top (H + (\lambda + \delta) I)^{-1} \nabla\ell_k
@@ -41,24 +40,3 @@ class ConjugateGradient(Iterative):
     title: ClassVar[str] = "Conjugate gradients"
     paper: ClassVar[str] = "Koh and Liang 2017"
     cost: ClassVar[str] = "M x iterations x 3 N backward + N backward; self-influence N x iterations x 3 N"
-
-    max_iterations: int = 500
-    preconditioner: str | InverseSpec | None = None
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_count("max_iterations", self.max_iterations)
-        check_preconditioner(self.preconditioner)
-
-    def _fit_inverse(self, study: Study) -> InverseCurvature:
-        return InverseSpec("conjugategradient").fit(
-            study.model,
-            study.loss,
-            study.train,
-            damping=self.damping,
-            weight_decay=study.weight_decay,
-            curvature=self.curvature,
-            tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
-            preconditioner=self.preconditioner,
-        )

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from influence_core.curvature.inverses import InverseCurvature, InverseSpec, check_count, check_preconditioner
+from torch import nn
+
+from influence_core.estimators.influence_functions.solving import ByConjugateGradients
 from influence_core.estimators.sharpness.stationary import AtTheAscent
 from influence_core.study import Study
 
 
 @dataclass
-class SAMIF(AtTheAscent):
+class SAMIF(ByConjugateGradients, AtTheAscent):
     r"""Influence for a SAM-trained model, fast version ("Attributing data for SAM", theorem 4.3, "SAM-HIF (fast)").
 
     With :math:`\hat\epsilon = \rho\,\nabla L(w^*)/\lVert\nabla L(w^*)\rVert` of the mean loss L and
@@ -52,23 +54,5 @@ class SAMIF(AtTheAscent):
     paper: ClassVar[str] = "Ren et al. 2025 (theorem 4.3)"
     cost: ClassVar[str] = "M x iterations x 3 N backward + 2 N backward"
 
-    max_iterations: int = 500
-    preconditioner: str | InverseSpec | None = None
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_count("max_iterations", self.max_iterations)
-        check_preconditioner(self.preconditioner)
-
-    def _fit_inverse(self, study: Study) -> InverseCurvature:
-        return InverseSpec("conjugategradient").fit(
-            self.perturbed_,
-            study.loss,
-            study.train,
-            damping=self.damping,
-            weight_decay=study.weight_decay,
-            curvature=self.curvature,
-            tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
-            preconditioner=self.preconditioner,
-        )
+    def _curved(self, study: Study) -> nn.Module:
+        return self.perturbed_

@@ -7,16 +7,15 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from influence_core.curvature import CurvatureName, check_radius, climbed
-from influence_core.curvature.inverses import check_solve
+from influence_core.curvature import check_radius, climbed
 from influence_core.estimators.answers import Answer
-from influence_core.estimators.influence_functions.base import InfluenceFunction
+from influence_core.estimators.influence_functions.solving import Solving
 from influence_core.estimators.sharpness.radius import radius
 from influence_core.study import Study
 
 
 @dataclass
-class AtTheAscent(InfluenceFunction):
+class AtTheAscent(Solving):
     """Training gradients at the perturbed weights, test gradients at the trained ones.
 
     The gradients of an image at two different weights make no square: there is no self-influence.
@@ -27,16 +26,12 @@ class AtTheAscent(InfluenceFunction):
         "self_influence": "products of an image's gradients at different weights are no squares and can be negative",
     }
     learned: ClassVar[tuple[str, ...]] = ("ascent_", "perturbed_", "rho_", "rho_from_")
-    solves_each_query: ClassVar[bool] = True
 
-    damping: float = 0.1
-    curvature: CurvatureName = "ggn"
-    tolerance: float = 1e-4
     rho: float | None = field(default=None, kw_only=True)
     p: float = field(default=2.0, kw_only=True)
 
     def _check_parameters(self) -> None:
-        check_solve(self.damping, self.tolerance)
+        super()._check_parameters()
         check_radius(self.rho, self.p)
 
     def _fit(self, study: Study) -> None:
