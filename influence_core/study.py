@@ -7,6 +7,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from influence_core.models import (
 )
 from influence_core.study_file import SPLITS as SPLITS  # what others take from here
 from influence_core.training import Checkpoint, Trajectory
+
+_ABSENT = object()
 
 
 class Study:
@@ -77,7 +80,8 @@ class Study:
         weight_decay: float = 0.0,
         name: str = "study",
     ) -> None:
-        self.model = copy.deepcopy(model).eval()
+        _check_kinds(model, trajectory, loss, weight_decay, name)
+        self.model = _own(model).eval()
         self.model.zero_grad(set_to_none=True)
         self.loss = loss
         self.weight_decay = weight_decay
@@ -88,6 +92,7 @@ class Study:
         self.validation = None if validation is None else wrap(validation, "validation", names)
         self.trajectory = trajectory
         self._outputs: dict[str, Tensor] = {}
+        self._passing: dict[str, set[str]] = {}  # module -> attributes that a pass makes anew, so say nothing of it
         self._fingerprint: str | None = None
         self._expected: str | None = None
         self._lock = threading.RLock()
@@ -107,7 +112,9 @@ class Study:
 
     def _identified(self) -> tuple[str, tuple[str, ...]]:
         """What model and loss are, beside weights; taken once, while nobody else has them."""
-        model, loss = structure_of(self.model), identify(self.loss, "the loss")
+        modules = dict(self.model.named_modules())
+        passing = {id(modules[name]): found for name, found in self._passing.items() if name in modules}
+        model, loss = structure_of(self.model, passing), identify(self.loss, "the loss")
         return f"{model.sha256}|{loss.sha256}", (*model.unknown, *loss.unknown)
 
     def __repr__(self) -> str:
@@ -250,9 +257,10 @@ class Study:
                 raise InvalidInput(
                     f"the study {self.name!r} is not the one that was saved: its fingerprint is "
                     f"{self._fingerprint[:12]}, the file says {str(self._expected)[:12]}. All files are whole, so the "
-                    "code of the model or of the loss differs, or the version of Python: load it with the code it was "
-                    "saved with; or, if the change was meant, take the lines 'fingerprint' and 'checksum' out of the "
-                    ".toml"
+                    "code of the model or of the loss differs, an attribute of the model that is no weight (a counter, "
+                    "a list that its passes fill), or the version of Python: load it with the model and the code it "
+                    "was saved with. Or the .toml was edited (weight_decay, frozen, a dataset): undo that; or, if the "
+                    "change was meant, take the lines 'fingerprint' and 'checksum' out of it"
                 )
             return self._fingerprint
 
@@ -421,9 +429,11 @@ class Study:
             )
 
     def _classes(self, inputs: Tensor) -> int:
+        mine = private(self.model)
+        before = {name: _held(module) for name, module in mine.named_modules()}
         try:
             with torch.no_grad():
-                outputs = private(self.model)(inputs.to(self.device))
+                outputs = mine(inputs.to(self.device))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise InvalidInput(
                 f"the model {type(self.model).__name__} does not take the training images of shape "
@@ -432,7 +442,42 @@ class Study:
         if not isinstance(outputs, Tensor) or outputs.ndim != 2:
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise InvalidInput(f"the model gives {got} for one image, expected logits of shape (1, classes)")
+        self._passing = {
+            name: {key for key, value in _held(module).items() if value is not before.get(name, {}).get(key, _ABSENT)}
+            for name, module in mine.named_modules()
+        }
         return int(outputs.shape[1])
+
+
+def _held(module: nn.Module) -> dict[str, Any]:
+    return {**module._buffers, **vars(module)}
+
+
+def _own(model: nn.Module) -> nn.Module:
+    """A copy whose weights are its own too."""
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # weight normalisation of the old kind keeps a product that deepcopy refuses
+        pass
+    try:
+        return copy.deepcopy(private(model))
+    except Exception as error:  # whatever a part of the user's own raises
+        raise InvalidInput(
+            f"the model {type(model).__name__} cannot be copied ({error}): it holds something that copy.deepcopy does "
+            "not take, a lock or an open file, say. Make that while a pass needs it, or leave it out with __deepcopy__"
+        ) from error
+
+
+def _check_kinds(model: Any, trajectory: Any, loss: Any, weight_decay: Any, name: Any) -> None:
+    for what, value, right, expected in (
+        ("model", model, isinstance(model, nn.Module), "a torch.nn.Module"),
+        ("trajectory", trajectory, trajectory is None or isinstance(trajectory, Trajectory), "a Trajectory, or None"),
+        ("loss", loss, callable(loss), "a function of outputs and labels, such as ic.losses.cross_entropy"),
+        ("weight_decay", weight_decay, isinstance(weight_decay, Real), "a number, 0 for none"),
+        ("name", name, isinstance(name, str), "a text"),
+    ):
+        if not right:
+            raise InvalidInput(f"{what} is {value!r} ({type(value).__name__}), expected {expected}")
 
 
 def _freeze(model: nn.Module, frozen: Sequence[str], file: Path) -> None:
