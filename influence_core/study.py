@@ -92,13 +92,11 @@ class Study:
         self.validation = None if validation is None else wrap(validation, "validation", names)
         self.trajectory = trajectory
         self._outputs: dict[str, Tensor] = {}
-        self._passing: dict[str, set[str]] = {}  # module -> attributes that a pass makes anew, so say nothing of it
         self._fingerprint: str | None = None
         self._expected: str | None = None
         self._lock = threading.RLock()
         self._computing = {split: threading.RLock() for split in SPLITS}
-        self._check()
-        self._identity = self._identified()
+        self._identity = self._identified(*self._check())
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the locks, which a copy gets anew."""
@@ -110,11 +108,11 @@ class Study:
         self._lock = threading.RLock()
         self._computing = {split: threading.RLock() for split in SPLITS}
 
-    def _identified(self) -> tuple[str, tuple[str, ...]]:
+    def _identified(self, passed: nn.Module, passing: dict[int, set[str]]) -> tuple[str, tuple[str, ...]]:
         """What model and loss are, beside weights; taken once, while nobody else has them."""
-        modules = dict(self.model.named_modules())
-        passing = {id(modules[name]): found for name, found in self._passing.items() if name in modules}
-        model, loss = structure_of(self.model, passing), identify(self.loss, "the loss")
+        # after a pass on a private copy, a model that has been used is like one that has not; and what the next pass
+        # makes anew (self.last = inputs, a counter) says nothing of either
+        model, loss = structure_of(passed, passing), identify(self.loss, "the loss")
         return f"{model.sha256}|{loss.sha256}", (*model.unknown, *loss.unknown)
 
     def __repr__(self) -> str:
@@ -375,7 +373,8 @@ class Study:
             if isinstance(tensor, Tensor):  # else extra state of the user's own
                 check_finite(tensor, f"{name} of the model")
 
-    def _check(self) -> None:
+    def _check(self) -> tuple[nn.Module, dict[int, set[str]]]:
+        """Check all parts; a private copy of the model after its passes, and what each of them makes anew."""
         self._check_weights()
         check_model(self.model)
         if not any(p.requires_grad for p in self.model.parameters()):
@@ -389,7 +388,8 @@ class Study:
         if inputs is None or labels is None:
             raise InvalidInput("the train set is empty")
         shape = inputs.shape[1:]
-        self.num_classes = self._classes(inputs)
+        passed = private(self.model)
+        self.num_classes = self._classes(passed, inputs)
         for split in SPLITS:
             if split == "validation" and self.validation is None:
                 continue
@@ -414,13 +414,21 @@ class Study:
                 )
             check_labels(data.labels, self.num_classes, split, "the model has {} outputs")
             data.check_repeatable()
-        self._check_loss(inputs, labels)
+        before = {id(module): _held(module) for module in passed.modules()}
+        self._check_loss(passed, inputs, labels)
         if self.trajectory is not None:
             self.at(self.trajectory[-1])
+        return passed, {
+            id(module): {
+                name for name, value in _held(module).items() if value is not before[id(module)].get(name, _ABSENT)
+            }
+            for module in passed.modules()
+            if id(module) in before
+        }
 
-    def _check_loss(self, inputs: Tensor, labels: Tensor) -> None:
+    def _check_loss(self, passed: nn.Module, inputs: Tensor, labels: Tensor) -> None:
         with torch.no_grad():
-            outputs = private(self.model)(inputs.to(self.device)).cpu()
+            outputs = passed(inputs.to(self.device)).cpu()
         losses = self.loss(torch.cat([outputs, outputs]), torch.cat([labels, labels]))
         if losses.shape != (2,):
             raise InvalidInput(
@@ -428,12 +436,10 @@ class Study:
                 "use reduction='none'"
             )
 
-    def _classes(self, inputs: Tensor) -> int:
-        mine = private(self.model)
-        before = {name: _held(module) for name, module in mine.named_modules()}
+    def _classes(self, passed: nn.Module, inputs: Tensor) -> int:
         try:
             with torch.no_grad():
-                outputs = mine(inputs.to(self.device))
+                outputs = passed(inputs.to(self.device))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise InvalidInput(
                 f"the model {type(self.model).__name__} does not take the training images of shape "
@@ -442,10 +448,6 @@ class Study:
         if not isinstance(outputs, Tensor) or outputs.ndim != 2:
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise InvalidInput(f"the model gives {got} for one image, expected logits of shape (1, classes)")
-        self._passing = {
-            name: {key for key, value in _held(module).items() if value is not before.get(name, {}).get(key, _ABSENT)}
-            for name, module in mine.named_modules()
-        }
         return int(outputs.shape[1])
 
 

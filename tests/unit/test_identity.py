@@ -374,6 +374,9 @@ class Remembers(nn.Module):
 
     def forward(self, inputs):
         self.last, self.cache = inputs, inputs.mean()
+        self.same, self.ready = 0.5, True
+        if not hasattr(self, "table"):
+            self.table = torch.arange(3)
         self.steps += 1
         return self.layer(inputs.flatten(1)) ** self.power
 
