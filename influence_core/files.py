@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -12,6 +13,15 @@ from pathlib import Path
 from influence_core.errors import InvalidInput
 
 _PIECE = 1 << 20
+
+_OTHER = "make room, or choose a folder that you may write"
+_WAYS_OUT = {
+    errno.ENOENT: "make the folder first, or choose one that exists",
+    errno.ENOTDIR: "a part of the path is a file; choose a folder",
+    errno.EEXIST: "a file has the name of the folder; choose another one",
+    errno.EISDIR: "it is a folder; choose another name, or a file in it",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 def sha256_of(path: Path) -> str:
@@ -82,6 +92,18 @@ def keep(part: Path, path: Path) -> None:
             os.close(folder)
 
 
+def check_encodable(path: Path) -> None:
+    """Refuse a path that safetensors could not open again.
+
+    Args:
+        path: to write.
+
+    Raises:
+        UnicodeEncodeError: if it is no UTF-8, of which ``writing`` makes a sentence.
+    """
+    str(path).encode()
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Say in a sentence why a file cannot be written.
@@ -99,8 +121,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InvalidInput(
-            f"{_shown(path)} cannot be written ({error.strerror or error}): make room, or choose a folder that you may "
-            "write. Nothing was changed."
+            f"{_shown(path)} cannot be written ({error.strerror or error}): {_WAYS_OUT.get(error.errno or 0, _OTHER)}. "
+            "Nothing was changed."
         ) from error
     except InvalidInput:
         raise
@@ -123,7 +145,7 @@ def alone_in(folder: Path) -> Iterator[bool]:
     """
     opened: int | None = None
     locked = False
-    lock = _flock()
+    lock, unlock = _flock()
     try:
         if lock is not None:
             with contextlib.suppress(OSError):
@@ -133,15 +155,17 @@ def alone_in(folder: Path) -> Iterator[bool]:
         yield locked
     finally:
         if opened is not None:
+            if locked and unlock is not None:  # also for a child process that was forked meanwhile
+                unlock(opened)
             os.close(opened)
 
 
-def _flock() -> Callable[[int], None] | None:
+def _flock() -> tuple[Callable[[int], None] | None, Callable[[int], None] | None]:
     try:
         import fcntl
     except ImportError:  # Windows
-        return None
-    return lambda file: fcntl.flock(file, fcntl.LOCK_EX)
+        return None, None
+    return lambda file: fcntl.flock(file, fcntl.LOCK_EX), lambda file: fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _shown(text: object) -> str:

@@ -9,13 +9,14 @@ is said instead of being passed over. Compiled code differs between versions of 
 from __future__ import annotations
 
 import copyreg
+import dis
 import enum
 import functools
 import hashlib
 import logging
 import threading
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +51,10 @@ _OF_CLASSES = {
 """Attributes of a class that say nothing about what it does."""
 
 
+_HAS_DOCSTRING = 0x4000000
+"""A flag of code since Python 3.13."""
+
+
 class Identity(NamedTuple):
     """What ``identify`` found.
 
@@ -62,7 +67,9 @@ class Identity(NamedTuple):
     unknown: tuple[str, ...]
 
 
-def identify(value: Any, what: str, tensors: bool = True) -> Identity:
+def identify(
+    value: Any, what: str, tensors: bool = True, passing: Mapping[int, Collection[str]] | None = None
+) -> Identity:
     """Who a value is.
 
     A text attribute ``identity`` of a function, class or object is taken as its owner's word for what cannot be
@@ -72,12 +79,17 @@ def identify(value: Any, what: str, tensors: bool = True) -> Identity:
         value: data, a function, an object or a model.
         what: its name, for the sentences about what is unknown.
         tensors: whether the numbers in a module's parameters and persistent buffers count, or only their names.
+        passing: ``id`` of a module -> its attributes that every pass makes anew, which do not count.
 
     Returns:
         The same for equal values, in every process with this version of Python.
     """
-    reader = _Reader(what, tensors)
-    text = reader.text(value)
+    reader = _Reader(what, tensors, passing or {})
+    try:
+        text = reader.text(value)
+    except RecursionError:
+        text = "nested"
+        reader.unknown.append(f"{what} is nested too deeply to be compared")
     return Identity(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), tuple(reader.unknown))
 
 
@@ -88,10 +100,21 @@ def add_tensor(digest: Any, tensor: Tensor) -> None:
         digest: from ``hashlib``.
         tensor: any strided tensor.
     """
-    tensor = tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
     digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    if tensor.numel():
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    digest.update(bytes_of(tensor))
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The numbers of a tensor as they lie in memory, row by row; copied only if they lie otherwise.
+
+    Args:
+        tensor: any strided tensor.
+
+    Returns:
+        Its bytes.
+    """
+    tensor = tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
+    return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 
 
 def check_identified(unknown: Sequence[str], what: str) -> None:
@@ -121,9 +144,10 @@ def qualified_name(value: Any) -> str:
 class _Reader:
     """Goes through a value and writes it down."""
 
-    def __init__(self, what: str, tensors: bool) -> None:
+    def __init__(self, what: str, tensors: bool, passing: Mapping[int, Collection[str]]) -> None:
         self.unknown: list[str] = []
         self._tensors = tensors
+        self._passing = passing
         self._path = [what]
         self._active: dict[int, int] = {}  # what is being written, and how deep: a way to end a circle
         self._done: dict[int, str] = {}
@@ -182,7 +206,7 @@ class _Reader:
         if isinstance(value, functools.partial):
             return f"partial {self.text(value.func)} {self.text(list(value.args))} {self.text(dict(value.keywords))}"
         if isinstance(value, nn.Module):
-            return self._model(value)
+            return self._model(_uncompiled(value))
         if isinstance(value, enum.Enum):
             return f"{type(value).__name__}.{value.name}"
         if isinstance(value, Path):
@@ -201,7 +225,7 @@ class _Reader:
     def _pairs(self, value: Mapping[Any, Any]) -> str:
         with_names = []
         for key, inner in value.items():
-            with self._inside(f"{key!r} of {self._path[-1]}"):
+            with self._inside(f"{_shown(key)} of {self._path[-1]}"):
                 with_names.append(f"{self.text(key)}: {self.text(inner)}")
         return f"{{{', '.join(with_names)}}}"
 
@@ -265,9 +289,16 @@ class _Reader:
         return dict(globals_used(value.__code__, value.__globals__))
 
     def _code(self, code: types.CodeType) -> str:
-        parts = [code.co_code, code.co_exceptiontable, code.co_flags, code.co_names, code.co_varnames]
+        """Steps and the constants they load; docstrings, which no step loads, move neither."""
+        steps, constants = [], []
+        for step in dis.get_instructions(code):
+            loads = step.opcode in dis.hasconst
+            steps.append((step.opcode, None if loads else step.arg))
+            constants += [step.argval] if loads else []
+        flags = code.co_flags & ~_HAS_DOCSTRING
+        parts = [repr(steps), code.co_exceptiontable, flags, code.co_names, code.co_varnames]
         counts = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_freevars, code.co_cellvars]
-        return f"code {self.text([*parts, *counts])} {self.text(code.co_consts)}"
+        return f"code {self.text([*parts, *counts])} {self.text(constants)}"
 
     def _module_of_code(self, value: types.ModuleType) -> str:
         if of_a_package(value.__name__):
@@ -292,7 +323,8 @@ class _Reader:
         cls = type(value)
         if isinstance(value, torch.jit.ScriptModule):
             return self._cannot("a scripted module", "scripted module")
-        state = {name: v for name, v in vars(value).items() if name not in _OF_MODULES}
+        passing = self._passing.get(id(value), ())
+        state = {name: v for name, v in vars(value).items() if name not in _OF_MODULES and name not in passing}
         if known_by_name(cls.__module__):
             state = arguments_of(cls, state)
         if isinstance(value, torch.fx.GraphModule):
@@ -304,6 +336,7 @@ class _Reader:
         tensors = {
             name: ("numbers" if tensor is not None and not self._tensors and name not in held else tensor)
             for name, tensor in {**value._parameters, **value._buffers}.items()
+            if name not in passing or name not in held
         }
         if cls.get_extra_state is not nn.Module.get_extra_state:
             state["extra state"] = value.get_extra_state()
@@ -356,6 +389,19 @@ def _shared(model: nn.Module) -> list[tuple[str, str]]:
     first: dict[int, str] = {}
     pairs = [(n, first.setdefault(id(p), n)) for n, p in model.named_parameters(remove_duplicate=False)]
     return [(name, same) for name, same in pairs if name != same]
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """What ``torch.compile`` made a model of, which computes the same."""
+    inner = model._modules.get("_orig_mod") if type(model).__module__.startswith("torch._dynamo") else None
+    return model if inner is None else inner
+
+
+def _shown(key: Any) -> str:
+    try:
+        return repr(key)
+    except Exception:  # whatever a class of the user's own raises
+        return f"a {type(key).__qualname__}"
 
 
 def _is_text(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import functools
 import inspect
 import sys
 import types
@@ -92,13 +93,7 @@ def arguments_of(cls: type, state: dict[str, Any]) -> dict[str, Any]:
     Returns:
         Those that say what it computes.
     """
-    defaults: dict[str, Any] = {}
-    for base in cls.__mro__:
-        try:
-            parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
-        except (TypeError, ValueError):
-            continue
-        defaults |= {name: p.default for name, p in parameters.items() if name not in defaults}
+    defaults = _defaults(cls)
     kept = {}
     for name, value in state.items():
         if name in defaults:
@@ -108,6 +103,19 @@ def arguments_of(cls: type, state: dict[str, Any]) -> dict[str, Any]:
         elif callable(getattr(cls, name, None)):
             kept[name] = value
     return kept
+
+
+@functools.cache
+def _defaults(cls: type) -> dict[str, Any]:
+    """The arguments of a known class and its bases, with their defaults; slow to find out."""
+    defaults: dict[str, Any] = {}
+    for base in cls.__mro__:
+        try:
+            parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
+        except (TypeError, ValueError):
+            continue
+        defaults |= {name: p.default for name, p in parameters.items() if name not in defaults}
+    return defaults
 
 
 _OF_DATACLASSES = (

@@ -7,6 +7,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from influence_core.models import (
 )
 from influence_core.study_file import SPLITS as SPLITS  # what others take from here
 from influence_core.training import Checkpoint, Trajectory
+
+_ABSENT = object()
 
 
 class Study:
@@ -77,7 +80,8 @@ class Study:
         weight_decay: float = 0.0,
         name: str = "study",
     ) -> None:
-        self.model = copy.deepcopy(model).eval()
+        _check_kinds(model, trajectory, loss, weight_decay, name)
+        self.model = _own(model).eval()
         self.model.zero_grad(set_to_none=True)
         self.loss = loss
         self.weight_decay = weight_decay
@@ -92,8 +96,7 @@ class Study:
         self._expected: str | None = None
         self._lock = threading.RLock()
         self._computing = {split: threading.RLock() for split in SPLITS}
-        self._check()
-        self._identity = self._identified()
+        self._identity = self._identified(*self._check())
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the locks, which a copy gets anew."""
@@ -105,9 +108,11 @@ class Study:
         self._lock = threading.RLock()
         self._computing = {split: threading.RLock() for split in SPLITS}
 
-    def _identified(self) -> tuple[str, tuple[str, ...]]:
+    def _identified(self, passed: nn.Module, passing: dict[int, set[str]]) -> tuple[str, tuple[str, ...]]:
         """What model and loss are, beside weights; taken once, while nobody else has them."""
-        model, loss = structure_of(self.model), identify(self.loss, "the loss")
+        # after a pass on a private copy, a model that has been used is like one that has not; and what the next pass
+        # makes anew (self.last = inputs, a counter) says nothing of either
+        model, loss = structure_of(passed, passing), identify(self.loss, "the loss")
         return f"{model.sha256}|{loss.sha256}", (*model.unknown, *loss.unknown)
 
     def __repr__(self) -> str:
@@ -250,9 +255,10 @@ class Study:
                 raise InvalidInput(
                     f"the study {self.name!r} is not the one that was saved: its fingerprint is "
                     f"{self._fingerprint[:12]}, the file says {str(self._expected)[:12]}. All files are whole, so the "
-                    "code of the model or of the loss differs, or the version of Python: load it with the code it was "
-                    "saved with; or, if the change was meant, take the lines 'fingerprint' and 'checksum' out of the "
-                    ".toml"
+                    "code of the model or of the loss differs, an attribute of the model that is no weight (a counter, "
+                    "a list that its passes fill), or the version of Python: load it with the model and the code it "
+                    "was saved with. Or the .toml was edited (weight_decay, frozen, a dataset): undo that; or, if the "
+                    "change was meant, take the lines 'fingerprint' and 'checksum' out of it"
                 )
             return self._fingerprint
 
@@ -367,7 +373,8 @@ class Study:
             if isinstance(tensor, Tensor):  # else extra state of the user's own
                 check_finite(tensor, f"{name} of the model")
 
-    def _check(self) -> None:
+    def _check(self) -> tuple[nn.Module, dict[int, set[str]]]:
+        """Check all parts; a private copy of the model after its passes, and what each of them makes anew."""
         self._check_weights()
         check_model(self.model)
         if not any(p.requires_grad for p in self.model.parameters()):
@@ -381,7 +388,8 @@ class Study:
         if inputs is None or labels is None:
             raise InvalidInput("the train set is empty")
         shape = inputs.shape[1:]
-        self.num_classes = self._classes(inputs)
+        passed = private(self.model)
+        self.num_classes = self._classes(passed, inputs)
         for split in SPLITS:
             if split == "validation" and self.validation is None:
                 continue
@@ -406,13 +414,21 @@ class Study:
                 )
             check_labels(data.labels, self.num_classes, split, "the model has {} outputs")
             data.check_repeatable()
-        self._check_loss(inputs, labels)
+        before = {id(module): _held(module) for module in passed.modules()}
+        self._check_loss(passed, inputs, labels)
         if self.trajectory is not None:
             self.at(self.trajectory[-1])
+        return passed, {
+            id(module): {
+                name for name, value in _held(module).items() if value is not before[id(module)].get(name, _ABSENT)
+            }
+            for module in passed.modules()
+            if id(module) in before
+        }
 
-    def _check_loss(self, inputs: Tensor, labels: Tensor) -> None:
+    def _check_loss(self, passed: nn.Module, inputs: Tensor, labels: Tensor) -> None:
         with torch.no_grad():
-            outputs = private(self.model)(inputs.to(self.device)).cpu()
+            outputs = passed(inputs.to(self.device)).cpu()
         losses = self.loss(torch.cat([outputs, outputs]), torch.cat([labels, labels]))
         if losses.shape != (2,):
             raise InvalidInput(
@@ -420,10 +436,10 @@ class Study:
                 "use reduction='none'"
             )
 
-    def _classes(self, inputs: Tensor) -> int:
+    def _classes(self, passed: nn.Module, inputs: Tensor) -> int:
         try:
             with torch.no_grad():
-                outputs = private(self.model)(inputs.to(self.device))
+                outputs = passed(inputs.to(self.device))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise InvalidInput(
                 f"the model {type(self.model).__name__} does not take the training images of shape "
@@ -433,6 +449,37 @@ class Study:
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise InvalidInput(f"the model gives {got} for one image, expected logits of shape (1, classes)")
         return int(outputs.shape[1])
+
+
+def _held(module: nn.Module) -> dict[str, Any]:
+    return {**module._buffers, **vars(module)}
+
+
+def _own(model: nn.Module) -> nn.Module:
+    """A copy whose weights are its own too."""
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # weight normalisation of the old kind keeps a product that deepcopy refuses
+        pass
+    try:
+        return copy.deepcopy(private(model))
+    except Exception as error:  # whatever a part of the user's own raises
+        raise InvalidInput(
+            f"the model {type(model).__name__} cannot be copied ({error}): it holds something that copy.deepcopy does "
+            "not take, a lock or an open file, say. Make that while a pass needs it, or leave it out with __deepcopy__"
+        ) from error
+
+
+def _check_kinds(model: Any, trajectory: Any, loss: Any, weight_decay: Any, name: Any) -> None:
+    for what, value, right, expected in (
+        ("model", model, isinstance(model, nn.Module), "a torch.nn.Module"),
+        ("trajectory", trajectory, trajectory is None or isinstance(trajectory, Trajectory), "a Trajectory, or None"),
+        ("loss", loss, callable(loss), "a function of outputs and labels, such as ic.losses.cross_entropy"),
+        ("weight_decay", weight_decay, isinstance(weight_decay, Real), "a number, 0 for none"),
+        ("name", name, isinstance(name, str), "a text"),
+    ):
+        if not right:
+            raise InvalidInput(f"{what} is {value!r} ({type(value).__name__}), expected {expected}")
 
 
 def _freeze(model: nn.Module, frozen: Sequence[str], file: Path) -> None:

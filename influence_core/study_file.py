@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch.utils.data import TensorDataset
 
 from influence_core.data import LabelledDataset, image_folder, parquet_images
 from influence_core.errors import InvalidInput
-from influence_core.files import alone_in, keep, sha256_of, temporary, write_whole, writing
+from influence_core.files import alone_in, check_encodable, keep, sha256_of, temporary, write_whole, writing
 from influence_core.models import Architecture, load_tensors, read_facts, write_tensors
 from influence_core.study_schema import CUSTOM, FolderData, ParquetData, StudyFile, TensorData, checksum_of, parse
 from influence_core.training import Checkpoint, Recipe, Trajectory
@@ -35,6 +35,7 @@ FILE_NAME = "study.toml"
 SPLITS = ("train", "validation", "test")
 _PART = "(model|train|validation|test|trajectory)"
 _OURS = re.compile(rf"{_PART}-[0-9a-f]{{12}}\.safetensors|({_PART}|.+\.toml)\.[0-9a-f]{{12}}\.tmp", re.DOTALL)
+_PLAIN = re.compile(rf"{_PART}\.safetensors")
 _TRIES = 5
 
 
@@ -128,51 +129,56 @@ def write(contents: Contents, path: str | Path) -> Path:
     spec = _spec(contents)
     _toml(spec, path)  # a text that no file can hold is found before any file is written
     with writing(path):
+        check_encodable(path)
         folder.mkdir(parents=True, exist_ok=True)
         with alone_in(folder) as alone:
-            known = _named_in(path)
+            known, former = _named_in(path)
             try:
-                for title, (tensors, texts) in _tensor_files(contents).items():
+                for title, (tensors, texts) in _tensor_files(contents):
                     name, digest = _write_part(folder, title, tensors, texts)
                     known.add(name)
                     spec[title] |= {"weights" if title == "model" else "path": name, "sha256": digest}
                 write_whole(path, _toml(spec, path))
             finally:
-                _sweep(folder, None if alone else known)
+                _sweep(folder, None if alone else known, former)
     return path
 
 
 def _write_part(folder: Path, title: str, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> tuple[str, str]:
     """Write tensors under a name made from the file's content; name and SHA-256."""
     with temporary(folder, title) as part:
-        write_tensors(part, tensors, texts)
-        digest = sha256_of(part)
+        digest = write_tensors(part, tensors, texts)
         name = f"{title}-{digest[:12]}.safetensors"
         keep(part, folder / name)
     return name, digest
 
 
-def _sweep(folder: Path, only: set[str] | None) -> None:
-    """Remove tensor files that ``write`` made and no study file in the folder mentions.
+def _sweep(folder: Path, only: set[str] | None, former: set[str]) -> None:
+    """Remove tensor files that ``write`` made and no study file in the folder, or backup of one, mentions.
 
     Args:
         folder: where.
         only: of these, where another writer may be at work; ``None`` for all.
+        former: files of the version 1 study that was there, which go with it.
     """
     with suppress(OSError):
-        texts = [file.read_text(encoding="utf-8", errors="replace") for file in folder.glob("*.toml")]
-        for file in list(folder.iterdir()):
+        files = [file for file in folder.iterdir() if file.is_file()]
+        studies = [file for file in files if ".toml" in file.name and not _OURS.fullmatch(file.name)]
+        texts = [file.read_text(encoding="utf-8", errors="replace") for file in studies]
+        for file in files:
             mine = _OURS.fullmatch(file.name) is not None and (only is None or file.name in only)
-            if mine and not any(file.name in text for text in texts):
+            if (mine or file.name in former) and not any(file.name in text for text in texts):
                 file.unlink(missing_ok=True)
 
 
-def _named_in(path: Path) -> set[str]:
+def _named_in(path: Path) -> tuple[set[str], set[str]]:
+    """The tensor files of the study that is there; and those of a version 1 study that ``Study.save`` named."""
     with suppress(InvalidInput, OSError):
         spec = parse(path)[1]
         parts = [getattr(spec, split) for split in SPLITS] + [spec.trajectory]
-        return {spec.model.weights, *(part.path for part in parts if part is not None)}
-    return set()
+        named = {spec.model.weights, *(part.path for part in parts if part is not None)}
+        return named, {name for name in named if spec.version == 1 and _PLAIN.fullmatch(name)}
+    return set(), set()
 
 
 def _spec(contents: Contents) -> dict[str, Any]:
@@ -212,17 +218,17 @@ def _toml(spec: dict[str, Any], path: Path) -> bytes:
     return f'checksum = "{checksum_of(body)}"\n'.encode() + body
 
 
-def _tensor_files(contents: Contents) -> dict[str, tuple[Mapping[str, Tensor], dict[str, str]]]:
-    files: dict[str, tuple[Mapping[str, Tensor], dict[str, str]]] = {"model": (contents.weights, {})}
+def _tensor_files(contents: Contents) -> Iterator[tuple[str, tuple[Mapping[str, Tensor], dict[str, str]]]]:
+    """Title, tensors and texts of each file; one dataset at a time is in memory."""
+    yield "model", (contents.weights, {})
     for split, data in contents.data.items():
-        files[split] = _data_tensors(data), {}
+        yield split, (_data_tensors(data), {})
     if contents.trajectory is not None:
-        files["trajectory"] = _trajectory_tensors(contents.trajectory)
-    return files
+        yield "trajectory", _trajectory_tensors(contents.trajectory)
 
 
 def _contents(spec: StudyFile, path: Path) -> Contents:
-    folder = path.parent
+    folder = path.resolve().parent if path.is_symlink() else path.parent  # the files lie beside the file itself
     weights = _checked(folder, spec.model.weights, spec.model.sha256, spec)
     built = Architecture(spec.model.architecture, spec.model.arguments)
     return Contents(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 import tomllib
@@ -17,6 +18,7 @@ CUSTOM = "custom"
 
 MOST_BYTES = 1 << 20
 _DOTS = 64
+_MOST_SHOWN = 200
 _DEEP_KEY = re.compile(r"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){64}""")
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -121,18 +123,18 @@ def parse(path: Path) -> tuple[bytes, StudyFile]:
         raise InvalidInput(f"{path} cannot be read: {error.strerror or error}") from error
     if len(content) > MOST_BYTES:
         raise InvalidInput(f"{path} is no study file: it is larger than {MOST_BYTES:,} bytes")
+    plain = content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")  # as git and editors of Windows leave it
+    if _DEEP_KEY.search(plain.decode(errors="replace")):
+        raise InvalidInput(f"{path} is no study file: it has a key with more than {_DOTS} dots")
     try:
-        text = content.decode()
-        if _DEEP_KEY.search(text):
-            raise InvalidInput(f"{path} is no study file: it has a key with more than {_DOTS} dots")
-        raw = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raw = tomllib.loads(plain.decode())
+    except (ValueError, RecursionError) as error:  # also for an integer that is too long for Python
         raise InvalidInput(f"{path} is not valid TOML: {error}") from error
     try:
         spec = StudyFile.model_validate(raw)
     except ValidationError as error:
         raise InvalidInput(f"{path}: {_sentence(error)}") from error
-    _check_checksum(path, content, spec.checksum)
+    _check_checksum(path, plain, spec.checksum)
     return content, spec
 
 
@@ -143,7 +145,8 @@ def _check_checksum(path: Path, content: bytes, checksum: str | None) -> None:
     if first != f'checksum = "{checksum}"'.encode() or checksum_of(body) != checksum:
         raise InvalidInput(
             f"{path} was changed or damaged after it was written (its checksum differs): copy it again, or, if you "
-            "changed it yourself, take the line 'checksum' out of it"
+            "changed it yourself, take the line 'checksum' out of it, and 'fingerprint' too if you changed a number, a "
+            "dataset or which parameters are frozen"
         )
 
 
@@ -167,4 +170,12 @@ def _sentence(error: ValidationError) -> str:
         return f"there is no key {key!r}; possible here: {', '.join(schema.model_fields)}{also}"
     if kind.startswith("union_tag"):
         return f"[{key}] needs format = one of {', '.join(formats)}{also}"
-    return f"{key!r} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}{also}"
+    return f"{key!r} is {_shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}{also}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer that is too long for Python to write
+        return "a number of thousands of digits"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

@@ -8,6 +8,7 @@ attention kernels, warnings, the kernel's note of the most memory used.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 _account = threading.local()
+_numbers = itertools.count()
 
 
 def waited() -> float:
@@ -160,4 +162,7 @@ def ignored_while_needed(category: type[Warning] = Warning, message: str = "", m
     Returns:
         The setting: ``with it(): ...``.
     """
-    return WhileNeeded(lambda: _ignoring(category, message, module))
+    own = (
+        f"{message}(?#{next(_numbers)})"  # a comment; an entry equal to the user's own would be moved, and then removed
+    )
+    return WhileNeeded(lambda: _ignoring(category, own, module))

@@ -29,7 +29,8 @@ COLUMNS = [
 DECISIONS = ("relabel", "keep", "exclude", "unsure", "")
 """What a reviewer may say; empty is not reviewed yet."""
 
-_ROWS = re.compile(r"-of-([0-9]+)$")
+_ROWS = re.compile(r"-of-([0-9]{1,12})$")
+_MOST_SHOWN = 80
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
@@ -90,11 +91,20 @@ def read_csv(path: str | Path, complete: bool = True) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise InvalidInput(f"there is no file {path}")
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline()
+    if header.count(";") >= len(COLUMNS) - 1 > header.count(","):
+        raise InvalidInput(
+            f"{path} is separated by semicolons, as some spreadsheets save CSV: save it with commas "
+            "(in LibreOffice: field delimiter ,), or convert it: pandas.read_csv(path, sep=';', dtype=str, "
+            "keep_default_na=False).to_csv(path, index=False)"
+        )
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} cannot be read as UTF-8 CSV: {str(error).strip()}") from error
     _check_columns(list(table.columns), str(path))
+    table = table[(table != "").any(axis=1)].reset_index(drop=True)  # spreadsheets leave rows of commas alone
     for column in TEXT:
         table[column] = [cell[1:] if cell.startswith("'") else cell for cell in _texts(table[column])]
     if complete:
@@ -104,12 +114,14 @@ def read_csv(path: str | Path, complete: bool = True) -> pd.DataFrame:
 
 def _check_complete(table: pd.DataFrame, path: Path) -> None:
     """Refuse a file that has fewer rows than it says, or ends within a row."""
-    said = sum({int(found[1]) for run in table["run_id"] if (found := _ROWS.search(run))})
+    counts = sorted({int(found[1]) for run in table["run_id"] if (found := _ROWS.search(run))})
+    said, suffixes = sum(counts), ", ".join(f"'-of-{count}'" for count in counts)
     if len(table) < said:
         raise InvalidInput(
             f"{path} has {len(table)} of {said} rows, {said - len(table)} are missing: it was cut off, or rows were "
             "deleted. Copy it again; rows that are to have no effect keep an empty decision. If they were deleted on "
-            f"purpose, take '-of-{said}' out of the column run_id"
+            f"purpose, take {suffixes} out of the column run_id; to filter a table with pandas, read it with "
+            "ic.applications.read_relabels(path) first, and write it with write_relabels, which counts anew"
         )
     text = path.read_text(encoding="utf-8-sig")
     cells = next(csv.reader([re.split(r"[\r\n]", text)[-1]]), [])  # of the last line; none if it ends as a line does
@@ -146,15 +158,16 @@ def typed(table: pd.DataFrame, what: str) -> pd.DataFrame:
         raise InvalidInput(f"{what} is schema version {versions.pop()!r}, this package reads {SCHEMA_VERSION!r}")
     for column, kind in (("index", int), ("rank", int), ("score", float), ("label_quality", float)):
         table[column] = [_number(cell, kind, column, row, what) for row, cell in enumerate(table[column], start=2)]
+    table["decision"] = [cell.strip().lower() for cell in table["decision"]]
     booleans = {"true": True, "false": False}
     for row, cell in enumerate(table["is_label_issue"], start=2):
         if str(cell).lower() not in booleans:
-            raise InvalidInput(f"line {row} of {what}: is_label_issue is {cell!r}, expected True or False")
+            raise InvalidInput(f"line {row} of {what}: is_label_issue is {_cut(cell)}, expected True or False")
     table["is_label_issue"] = [booleans[str(cell).lower()] for cell in table["is_label_issue"]]
     for row, cell in enumerate(table["decision"], start=2):
         if cell not in DECISIONS:
             raise InvalidInput(
-                f"line {row} of {what}: decision is {cell!r}, expected one of {', '.join(DECISIONS[:-1])}"
+                f"line {row} of {what}: decision is {_cut(cell)}, expected one of {', '.join(DECISIONS[:-1])}"
             )
     return table
 
@@ -170,6 +183,15 @@ def _protect(cell: str) -> str:
 
 def _number(cell: Any, kind: type, column: str, row: int, what: str) -> Any:
     try:
-        return kind(cell)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"line {row} of {what}: {column} is {cell!r}, expected a number") from error
+        number = kind(cell)
+        if kind is float or isinstance(cell, str) or number == cell:  # 814.0 of pandas is 814, 814.7 is a mistake
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    wanted = "a number without a fraction" if kind is int else "a number"
+    raise InvalidInput(f"line {row} of {what}: {column} is {_cut(cell)}, expected {wanted}")
+
+
+def _cut(cell: Any) -> str:
+    text = repr(cell)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

@@ -141,13 +141,17 @@ def apply_relabels(
     if accept not in ("reviewed", "flagged") or on_conflict not in ("error", "skip"):
         raise InvalidInput(f"accept={accept!r}, on_conflict={on_conflict!r}: choose reviewed or flagged, error or skip")
     names = dataset.class_names or _numbers(dataset, rows)
+    for column in ("given_label", "predicted_label", "suggested_label", "final_label"):
+        rows[column] = [_as_named(cell, names) for cell in rows[column]]
     seen: set[int] = set()
     labels, keep = dataset.labels.clone(), torch.ones(len(dataset), dtype=torch.bool)
     for row in rows.to_dict("records"):
         conflict = _conflict(dataset, names, row, seen)
         if conflict:
             if on_conflict == "error":
-                raise InvalidInput(f"the table does not match the dataset: {conflict}. Nothing was changed.")
+                raise InvalidInput(
+                    f"the table does not match the dataset: {conflict}{_hint(table, row)}. Nothing was changed."
+                )
             continue
         index = row["index"]
         seen.add(index)
@@ -203,7 +207,21 @@ def _conflict(dataset: LabelledDataset, names: list[str], row: dict[Any, Any], s
     return ""
 
 
+def _hint(table: Any, row: dict[Any, Any]) -> str:
+    """What to do about a frame whose texts are not those of the file: pandas takes NA for nothing, and keeps quotes."""
+    texts = [str(row[column]) for column in ("given_label", "sample_id")]
+    if not isinstance(table, pd.DataFrame) or not any(text == "" or text.startswith("'") for text in texts):
+        return ""
+    return "; if the table is from a file, read it with ic.applications.read_relabels(path), which keeps every text"
+
+
+def _as_named(cell: str, names: list[str]) -> str:
+    """A label, also where pandas made a number of it: a column of 3 and empty cells is written as 3.0."""
+    return cell.removesuffix(".0") if cell not in names and cell.removesuffix(".0") in names else cell
+
+
 def _numbers(dataset: LabelledDataset, rows: pd.DataFrame) -> list[str]:
     """The names of classes that have none: their numbers, up to the largest that occurs."""
-    named = {cell for column in ("suggested_label", "final_label") for cell in rows[column] if cell.isdecimal()}
+    cells = {cell.removesuffix(".0") for column in ("suggested_label", "final_label") for cell in rows[column]}
+    named = {cell for cell in cells if cell.isdecimal()}
     return [str(k) for k in range(1 + max([int(dataset.labels.max()), *map(int, named)]))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
@@ -88,16 +88,17 @@ def architecture_of(model: nn.Module) -> Architecture | None:
     return found if isinstance(found, Architecture) else None
 
 
-def structure_of(model: nn.Module) -> Identity:
+def structure_of(model: nn.Module, passing: Mapping[int, Collection[str]] | None = None) -> Identity:
     """What a model computes beside its weights: classes and their code, arguments, hooks, buffers that are not saved.
 
     Args:
         model: any module.
+        passing: as in ``identify``.
 
     Returns:
         Its identity. What cannot be compared in an architecture made by ``build`` is what its name says.
     """
-    found = identify(model, "the model", tensors=False)
+    found = identify(model, "the model", tensors=False, passing=passing)
     built = architecture_of(model)
     if built is None or not found.unknown:
         return found

@@ -15,12 +15,13 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from influence_core.errors import InvalidInput
-from influence_core.files import keep, temporary, writing
+from influence_core.files import check_encodable, keep, temporary, writing
 from influence_core.identity import add_tensor
+from influence_core.models.tensor_stream import check_kinds, stream_tensors
 
 _OURS = "influence_core"
 """The one text of metadata in our files: JSON of all texts, and of the seal (several texts would come in any order)."""
@@ -38,23 +39,31 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
         InvalidInput: if the file cannot be written; an existing one stays as it was.
     """
     path = Path(path)
-    with writing(path), temporary(path.parent, path.name) as part:
-        write_tensors(part, tensors, metadata)
-        keep(part, path)
+    with writing(path):
+        check_encodable(path)
+        with temporary(path.parent, path.name) as part:
+            write_tensors(part, tensors, metadata)
+            keep(part, path)
 
 
-def write_tensors(part: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(part: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
     """Fill a temporary file; the same tensors and texts always give the same bytes.
 
     Args:
         part: from ``influence_core.files.temporary``.
         tensors: name -> tensor.
         metadata: short texts to keep beside them.
+
+    Returns:
+        SHA-256 of the file.
+
+    Raises:
+        InvalidInput: if a tensor is of a kind that the format does not know.
     """
+    check_kinds(tensors)
     texts = dict(metadata or {})
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    sealed = json.dumps({"texts": texts, "sha256": _seal(plain, texts)}, sort_keys=True)
-    part.write_bytes(save(plain, {_OURS: sealed}))  # save_file would leave a file of its own if the process is killed
+    sealed = json.dumps({"texts": texts, "sha256": _seal(tensors, texts)}, sort_keys=True)
+    return stream_tensors(part, tensors, {_OURS: sealed})
 
 
 def load_tensors(path: str | Path, *, sealed: bool = False) -> dict[str, Tensor]:

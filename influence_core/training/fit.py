@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -36,6 +37,25 @@ OPTIMIZERS = ("sgd", "sam", "asam", "fsam", "lpf")
 def cosine(progress: float) -> float:
     """Factor of the learning rate at ``progress`` from 0 to 1: half a cosine from 1 to 0."""
     return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def whole(name: str, value: Any) -> int:
+    """An argument that has to be an integer.
+
+    Args:
+        name: of the argument, for the message.
+        value: as given.
+
+    Returns:
+        The integer.
+
+    Raises:
+        InvalidInput: if it is none.
+    """
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise InvalidInput(f"{name}={value!r}: expected a whole number") from error
 
 
 def shuffled_ids(size: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -134,6 +154,14 @@ def fit(
     """
     if optimizer not in OPTIMIZERS:
         raise InvalidInput(f"there is no optimizer {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
+    epochs, batch_size, checkpoints = (
+        whole("epochs", epochs),
+        whole("batch_size", batch_size),
+        whole("checkpoints", checkpoints),
+    )
+    seed = whole("seed", seed)
+    if not -(2**63) <= seed < 2**64:
+        raise InvalidInput(f"seed={seed}: torch takes seeds from -2**63 to 2**64 - 1")
     if epochs < 1 or batch_size < 2 or not 1 <= checkpoints <= epochs:
         raise InvalidInput(
             f"epochs={epochs}, batch_size={batch_size}, checkpoints={checkpoints}: at least one epoch, two samples a "

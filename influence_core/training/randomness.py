@@ -36,20 +36,27 @@ class Stream:
         self._seed: int | None = seed
         self._device = device if device.type == "cuda" else None
         self._states: list[Tensor] = []
+        self._entered = False
 
     @contextmanager
     def current(self) -> Iterator[None]:
         """Torch's global generators are at this stream's place inside the ``with`` block, and as before afterwards.
 
-        Other threads wait for their own stream; what waits is counted in ``influence_core.threads.waited``.
+        Other threads wait for their own stream; what waits is counted in ``influence_core.threads.waited``. Inside of
+        itself it changes nothing.
         """
         with _generators:
+            if self._entered:  # by this thread, as others wait
+                yield
+                return
             before = self._read()
             try:
+                self._entered = True
                 self._enter()
                 yield
             finally:
                 with uninterrupted():
+                    self._entered = False
                     self._states = self._read()
                     self._write(before)
 

@@ -610,3 +610,73 @@ def test_a_table_that_cannot_be_written_leaves_nothing_behind(table, tmp_path):
         write_csv(table, tmp_path / "none" / "t.csv")
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
     assert path.read_bytes() == before
+
+
+def test_numbers_that_pandas_made_of_labels(study, tmp_path):
+    for names in (["0", "1", "2"], None):
+        numbered = make_study(names=names)
+        table = reviewed(relabel(numbered, ic.estimators.Loss().fit(numbered)), i3="2")
+        path = write_csv(table, tmp_path / "t.csv")
+        plain = pd.read_csv(path)
+        assert "2.0" in plain["final_label"].astype(str).tolist()
+        plain.to_csv(path, index=False)
+        for source in (plain, path):
+            assert torch.equal(
+                apply_relabels(numbered.train, source).labels, apply_relabels(numbered.train, table).labels
+            )
+        floats = table.assign(**{c: [f"{cell}.0" for cell in table[c]] for c in ("given_label", "suggested_label")})
+        assert apply_relabels(numbered.train, floats).labels[3] == 2
+    odd = make_study(names=["1", "1.0", "2"])
+    table = reviewed(relabel(odd, ic.estimators.Loss().fit(odd)), i3="1.0")
+    assert apply_relabels(odd.train, table).labels[3] == 1
+
+
+@pytest.mark.parametrize("name", ["NA", "-neg"])
+def test_a_frame_that_pandas_read_by_itself(tmp_path, name):
+    study = make_study(names=["dog", name, "cow"])
+    path = write_csv(relabel(study, ic.estimators.Loss().fit(study)), tmp_path / "t.csv")
+    with pytest.raises(InvalidInput, match=r"does not match.*read it with ic\.applications\.read_relabels\(path\)"):
+        apply_relabels(study.train, pd.read_csv(path))
+    assert len(apply_relabels(study.train, path)) == N
+
+
+def test_a_count_of_thousands_of_digits(table, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(table.assign(run_id="x-of-" + "9" * 5000).to_csv(index=False))
+    assert len(read_csv(path)) == N
+
+
+@pytest.mark.parametrize("cell", [float("inf"), 814.7, "9" * 5000, float("nan"), None, "x" * 5000])
+def test_a_number_that_is_none(table, study, cell):
+    edited = table.astype({"rank": object})
+    edited.loc[1, "rank"] = cell
+    with pytest.raises(InvalidInput, match=r"line 3 of the table: rank is .* expected a number") as caught:
+        apply_relabels(study.train, edited)
+    assert len(str(caught.value)) < 300
+    assert len(apply_relabels(study.train, table.astype({"rank": float}))) == N
+
+
+def test_the_counts_that_are_in_a_file_are_named(table, tmp_path):
+    both = pd.concat([table.head(3).assign(run_id="a-of-50"), table.tail(3).assign(run_id="b-of-40")])
+    path = tmp_path / "t.csv"
+    path.write_text(both.to_csv(index=False))
+    with pytest.raises(
+        InvalidInput, match=r"take '-of-40', '-of-50' out of the column run_id; to filter .*read_relabels"
+    ):
+        read_csv(path)
+
+
+def test_what_spreadsheets_make_of_a_table(study, table, tmp_path):
+    path = write_csv(reviewed(table, i4=NAMES[1]), tmp_path / "t.csv")
+    path.write_text(path.read_text() + ("," * (len(COLUMNS) - 1) + "\n") * 2)
+    assert len(read_csv(path)) == N
+    text = pd.read_csv(path, dtype=str, keep_default_na=False).to_csv(index=False, sep=";")
+    path.write_text(text)
+    with pytest.raises(InvalidInput, match=r"t\.csv is separated by semicolons.*save it with commas"):
+        read_csv(path)
+
+
+def test_decisions_in_any_case(study, table):
+    edited = reviewed(table, i4=NAMES[1])
+    loud = edited.assign(decision=[f" {cell.capitalize()} " for cell in edited["decision"]])
+    assert torch.equal(apply_relabels(study.train, loud).labels, apply_relabels(study.train, edited).labels)

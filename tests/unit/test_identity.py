@@ -340,3 +340,83 @@ def test_extra_state_counts_and_is_not_saved_by_halves(tmp_path):
     with pytest.raises(NotSupported, match="'_extra_state' of the model is a dict, and a file holds tensors only"):
         made(Extra(1)).save(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def documented(text, inner):
+    """A function that returns nothing at times, with docstrings."""
+    inside = f"{inner!r}" if inner else ""
+    code = f"def f(x):\n {text!r}\n def g(y):\n  {inside}\n  return y\n if x: return None\n return g(x), 'said'\n"
+    space = {"__name__": "tests.written"}
+    exec(code, space)
+    return space["f"]
+
+
+def test_docstrings_do_not_count():
+    one = identify(documented("a", "b"), "it").sha256
+    assert identify(documented("other", "b"), "it").sha256 == one
+    assert identify(documented("a", "other"), "it").sha256 == one
+    assert identify(documented("a", ""), "it").sha256 == one
+    assert identify(documented("said", "b"), "it").sha256 == one
+    loud = documented("a", "b")
+    loud.__code__ = loud.__code__.replace(
+        co_consts=tuple("loud" if c == "said" else c for c in loud.__code__.co_consts)
+    )
+    assert identify(loud, "it").sha256 != one
+
+
+class Remembers(nn.Module):
+    """Keeps what it has seen, and a buffer that is not saved."""
+
+    def __init__(self, power=1):
+        super().__init__()
+        self.layer, self.power, self.steps = nn.Linear(16, 3), power, 0
+        self.register_buffer("cache", None, persistent=False)
+
+    def forward(self, inputs):
+        self.last, self.cache = inputs, inputs.mean()
+        self.same, self.ready = 0.5, True
+        if not hasattr(self, "table"):
+            self.table = torch.arange(3)
+        self.steps += 1
+        return self.layer(inputs.flatten(1)) ** self.power
+
+
+def test_what_every_pass_makes_does_not_count(tmp_path):
+    model = same_weights(Remembers())
+    model(torch.ones(1, 1, 4, 4))
+    before = made(model)
+    assert before.fingerprint == made(Remembers()).fingerprint != made(Remembers(2)).fingerprint
+    before.save(tmp_path)
+    assert ic.Study.load(tmp_path, model=Remembers()).fingerprint == before.fingerprint
+
+
+class Mute:
+    def __repr__(self):
+        raise ValueError("no")
+
+
+def test_what_cannot_be_gone_through_is_unknown():
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    assert identify(nested, "it").unknown == ("it is nested too deeply to be compared",)
+    assert identify({Mute(): 1}, "it").unknown == ()
+    assert identify({Mute(): open}, "it") == identify({Mute(): open}, "it")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_model_is_what_it_was_made_of():
+    model = same_weights(layers(nn.ReLU()))
+    assert identify(torch.compile(model, backend="eager"), "it") == identify(model, "it")
+    assert identify(torch.compile(layers(nn.GELU()), backend="eager"), "it") != identify(model, "it")
+
+
+def test_signatures_of_known_classes_are_read_once(monkeypatch):
+    from influence_core import known_code
+
+    def read(cls):
+        raise AssertionError(f"read again: {cls}")
+
+    first = identify(layers(nn.ReLU()), "it", tensors=False)
+    monkeypatch.setattr(known_code.inspect, "signature", read)
+    assert identify(layers(nn.ReLU()), "it", tensors=False) == first

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import pickle
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -13,6 +18,8 @@ import influence_core as ic
 from influence_core.errors import InvalidInput
 from influence_core.models import build, load_tensors, load_weights, save_tensors
 from tests.helpers import net
+
+ROOT = Path(__file__).parents[2]
 
 
 class Bomb:
@@ -271,3 +278,48 @@ def test_a_tensor_file_that_cannot_be_written(tmp_path, name):
     with pytest.raises(InvalidInput, match=r"cannot be written.*Nothing was changed"):
         save_tensors(tmp_path / name, {"a": torch.ones(2)})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_what_the_package_of_the_format_writes(tmp_path):
+    from influence_core.models.tensor_stream import _KINDS, stream_tensors
+
+    base = torch.arange(12.0)
+    tensors = {f"b ä{n}": torch.ones(n % 3, 2).to(kind) for n, kind in enumerate(_KINDS)}
+    tensors |= {"a": base[2:5], "tied": base, "turned": base.view(3, 4).T, "number": torch.tensor(3), "none": base[:0]}
+    tensors |= {f'a"\n{n}': torch.ones(2, dtype=kind) for n, kind in enumerate(_KINDS)}
+    texts = {"k": 'ü "x"\n'}
+    digest = stream_tensors(tmp_path / "a", tensors, texts)
+    expected = safetensors.torch.save({n: t.contiguous().clone() for n, t in tensors.items()}, texts)
+    assert (tmp_path / "a").read_bytes() == expected
+    assert digest == hashlib.sha256(expected).hexdigest()
+    for odd in (torch.ones(2, dtype=torch.complex128), torch.ones(2, 2).to_sparse()):
+        with pytest.raises(InvalidInput, match=r"'odd' is a .* which safetensors files cannot hold: convert"):
+            save_tensors(tmp_path / "b", {"odd": odd})
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_writing_takes_no_second_copy_of_the_tensors(tmp_path):
+    code = (
+        "import resource, sys, torch; from influence_core.models import save_tensors\n"
+        "big = {str(n): torch.ones(8 << 20) for n in range(4)}; most = lambda: resource.getrusage(0).ru_maxrss >> 10\n"
+        "before = most(); save_tensors(sys.argv[1], big); print(most() - before)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path / "t")], cwd=ROOT, capture_output=True, text=True)
+    assert int(ran.stdout) < 40, f"MiB beside the 128 of the tensors: {ran.stdout}{ran.stderr}"
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("none/t.safetensors", "make the folder first"),
+        ("file/t.safetensors", "a part of the path is a file"),
+        ("folder", "it is a folder; choose another name"),
+        ("x" * 300, "choose a shorter name"),
+    ],
+)
+def test_why_a_file_cannot_be_written(tmp_path, name, way_out):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InvalidInput, match=way_out) as caught:
+        save_tensors(tmp_path / name, {"a": torch.ones(2)})
+    assert "make room" not in str(caught.value)

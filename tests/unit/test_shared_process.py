@@ -287,3 +287,28 @@ def test_interrupts_wait_for_the_end_of_the_block() -> None:
         work()
     assert steps == ["through"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_filter_of_the_users_own_stays() -> None:
+    ignored = ignored_while_needed(UserWarning, "rare")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "rare", UserWarning)
+        warnings.filterwarnings("error", "common", UserWarning)
+        before = list(warnings.filters)
+        with ignored():
+            assert warnings.filters[1:] == before
+        assert warnings.filters == before
+
+
+def test_a_stream_inside_of_itself_goes_on() -> None:
+    plain, nested = Stream(3, torch.device("cpu")), Stream(3, torch.device("cpu"))
+    with plain.current():
+        expected = torch.rand(3)
+    before = torch.get_rng_state()
+    with nested.current():
+        first = torch.rand(1)
+        with nested.current():
+            second = torch.rand(1)
+        third = torch.rand(1)
+    assert torch.equal(torch.cat([first, second, third]), expected)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -223,3 +224,36 @@ def test_a_study_can_be_copied_and_pickled(small):
         assert again.fingerprint == small.fingerprint
         assert torch.equal(again.outputs(), small.outputs())
         assert again.replaced().unidentified == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"weight_decay": "x"}, r"weight_decay is 'x' \(str\), expected a number"),
+        ({"weight_decay": None}, "weight_decay is None"),
+        ({"loss": None}, r"loss is None \(NoneType\), expected a function"),
+        ({"trajectory": [1]}, r"trajectory is \[1\] \(list\), expected a Trajectory"),
+        ({"name": 5}, r"name is 5 \(int\), expected a text"),
+        ({"model": 3}, r"model is 3 \(int\), expected a torch\.nn\.Module"),
+    ],
+)
+def test_a_part_of_another_kind_is_named(parts, message):
+    with pytest.raises(InvalidInput, match=message):
+        ic.Study(**({"model": net(), "train": images(), "test": images()} | parts))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_models_that_deepcopy_refuses():
+    locked = net()
+    locked.lock = threading.Lock()
+    with pytest.raises(InvalidInput, match=r"the model Sequential cannot be copied .*a lock or an open file"):
+        ic.Study(locked, images(), images())
+    old = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(16, 3).double()))
+    old(torch.ones(1, 16).double())
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(old)
+    own = ic.Study(old, images(), images())
+    before = own.outputs().clone()
+    with torch.no_grad():
+        old[1].weight_g.mul_(2)
+    assert torch.equal(ic.Study(own.model, images(), images()).outputs(), before)

@@ -394,3 +394,21 @@ def test_data_in_folders(copied):
     before = loaded.outputs()
     loaded.save(copied / "again")
     assert torch.equal(ic.Study.load(copied / "again").outputs(), before)
+
+
+def test_the_files_of_version_1_go_with_it(copied):
+    study = ic.Study.load(copied)
+    torch.save({}, copied / "model.pt")
+    shutil.copy(copied / "study.toml", copied / "other.toml")
+    shutil.copy(copied / "train.safetensors", copied / "train-of-mine.safetensors")
+    study.save(copied)
+    assert ic.Study.load(copied / "other.toml").fingerprint == study.fingerprint  # which still names them
+    (copied / "other.toml").rename(copied / "study.toml")
+    study.save(copied)
+    names = sorted(re.sub("-[0-9a-f]{12}", "", p.name) for p in copied.iterdir())
+    expected = ["model.pt", "study.toml", "train-of-mine.safetensors"]
+    assert names == sorted(
+        [*expected, *(f"{part}.safetensors" for part in ("model", "trajectory", *study_file.SPLITS))]
+    )
+    assert not (copied / "model.safetensors").exists()
+    same(ic.Study.load(copied), study)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -377,6 +378,91 @@ def test_no_temporary_file_stays(tmp_path):
     with pytest.raises(InvalidInput, match=r"x\.bin cannot be written \(No space left"):
         half()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_does_not_keep_a_folder(tmp_path):
+    import fcntl
+
+    with files.alone_in(tmp_path) as alone:
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+    mine = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert alone
+        fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if somebody has it
+    finally:
+        os.close(mine)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_one_dataset_at_a_time_is_in_memory(pair, tmp_path, monkeypatch):
+    held, real = [], study_file.write_tensors
+
+    def write(part, tensors, texts):
+        held.append({name: weakref.ref(tensor) for name, tensor in tensors.items() if name == "inputs"})
+        assert [ref() for former in held[:-1] for ref in former.values() if ref() is not None] == []
+        return real(part, tensors, texts)
+
+    monkeypatch.setattr(study_file, "write_tensors", write)
+    pair[0].save(tmp_path)
+    assert len(held) == 4
+
+
+def test_a_backup_keeps_its_files(pair, tmp_path):
+    file = pair[0].save(tmp_path)
+    shutil.copy(file, tmp_path / "study.toml.bak")
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "train-0123456789ab.safetensors").write_bytes(b"left by a save that was killed")
+    pair[1].save(tmp_path)
+    assert not (tmp_path / "train-0123456789ab.safetensors").exists()
+    shutil.move(tmp_path / "study.toml.bak", file)
+    assert facts(ic.Study.load(tmp_path)) == facts(pair[0])
+
+
+def test_a_study_behind_a_link(pair, tmp_path):
+    (tmp_path / "linked.toml").symlink_to(pair[0].save(tmp_path / "real"))
+    assert facts(ic.Study.load(tmp_path / "linked.toml")) == facts(pair[0])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of POSIX")
+def test_a_folder_that_is_no_utf_8_is_refused(pair, tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    for save in (pair[0].save, lambda path: ic.models.save_tensors(path / "t.safetensors", {"a": torch.ones(1)})):
+        with pytest.raises(InvalidInput, match="a name has characters that no file can hold"):
+            save(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [lambda b: b.replace(b"\n", b"\r\n"), lambda b: b"\xef\xbb\xbf" + b])
+def test_line_ends_and_marks_of_windows(pair, tmp_path, change):
+    file = pair[0].save(tmp_path)
+    file.write_bytes(change(file.read_bytes()))
+    assert facts(ic.Study.load(tmp_path)) == facts(pair[0])
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "0x" + "f" * 5000])
+@pytest.mark.parametrize("key", ["weight_decay", "x"])
+def test_numbers_without_end(pair, tmp_path, number, key):
+    file = pair[0].save(tmp_path)
+    file.write_text(f"{key} = {number}\n" + file.read_text().replace("weight_decay", "#"))
+    with pytest.raises(InvalidInput, match=r"study\.toml") as caught:
+        ic.Study.load(tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
+def test_the_way_out_of_an_edited_file_is_named(pair, tmp_path):
+    file = pair[0].save(tmp_path)
+    text = file.read_text().replace("weight_decay = 0.01", "weight_decay = 0.02")
+    file.write_text(text)
+    with pytest.raises(InvalidInput, match="'checksum' out of it, and 'fingerprint' too if you changed a number"):
+        ic.Study.load(tmp_path)
+    file.write_text(text.partition("\n")[2])
+    with pytest.raises(InvalidInput, match=r"the \.toml was edited \(weight_decay, frozen, a dataset\)"):
+        ic.Study.load(tmp_path)
 
 
 if __name__ == "__main__":

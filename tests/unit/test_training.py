@@ -369,3 +369,19 @@ def test_other_parts_of_a_trajectory_are_checked():
             Recipe(**parts)
     numpy = Checkpoint(np.int64(3), np.float32(1), 0, np.float64(0.25), 0, {})
     assert repr(numpy.facts()) == repr(Checkpoint(3, 1.0, 0.0, 0.25, 0.0, {}).facts())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 2**70}, r"seed=1180591620717411303424: torch takes seeds from -2\*\*63"),
+        ({"seed": 1.5}, r"seed=1\.5: expected a whole number"),
+        ({"epochs": 1.5}, r"epochs=1\.5: expected a whole number"),
+        ({"batch_size": "8"}, "batch_size='8': expected a whole number"),
+        ({"checkpoints": None}, "checkpoints=None: expected a whole number"),
+    ],
+)
+def test_numbers_of_a_training_are_whole(changes, message):
+    with pytest.raises(InvalidInput, match=message):
+        fitted(**changes)
+    assert fitted(seed=np.int64(5), epochs=np.int32(6))[1].fingerprint == fitted()[1].fingerprint
