@@ -6,8 +6,7 @@ import copy
 import hashlib
 import math
 import threading
-from collections.abc import Mapping, Sequence
-from numbers import Real
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from influence_core.models import (
     private,
     structure_of,
 )
+from influence_core.study_checks import check_kinds, check_loss, count_classes, freeze, own_copy
 from influence_core.study_file import SPLITS as SPLITS  # what others take from here
 from influence_core.training import Checkpoint, Trajectory
 
@@ -80,8 +80,8 @@ class Study:
         weight_decay: float = 0.0,
         name: str = "study",
     ) -> None:
-        _check_kinds(model, trajectory, loss, weight_decay, name)
-        self.model = _own(model).eval()
+        check_kinds(model, trajectory, loss, weight_decay, name)
+        self.model = own_copy(model).eval()
         self.model.zero_grad(set_to_none=True)
         self.loss = loss
         self.weight_decay = weight_decay
@@ -354,7 +354,7 @@ class Study:
             model = build(found.architecture.name, **found.architecture.arguments)
         load_weights(model, found.weights, found.source)
         if found.frozen is not None:
-            _freeze(model, found.frozen, file)
+            freeze(model, found.frozen, file)
         study = cls(
             model,
             **found.data,
@@ -389,7 +389,7 @@ class Study:
             raise InvalidInput("the train set is empty")
         shape = inputs.shape[1:]
         passed = private(self.model)
-        self.num_classes = self._classes(passed, inputs)
+        self.num_classes = count_classes(passed, inputs)
         for split in SPLITS:
             if split == "validation" and self.validation is None:
                 continue
@@ -415,7 +415,7 @@ class Study:
             check_labels(data.labels, self.num_classes, split, "the model has {} outputs")
             data.check_repeatable()
         before = {id(module): _held(module) for module in passed.modules()}
-        self._check_loss(passed, inputs, labels)
+        check_loss(passed, self.loss, inputs, labels)
         if self.trajectory is not None:
             self.at(self.trajectory[-1])
         return passed, {
@@ -426,66 +426,6 @@ class Study:
             if id(module) in before
         }
 
-    def _check_loss(self, passed: nn.Module, inputs: Tensor, labels: Tensor) -> None:
-        with torch.no_grad():
-            outputs = passed(inputs.to(self.device)).cpu()
-        losses = self.loss(torch.cat([outputs, outputs]), torch.cat([labels, labels]))
-        if losses.shape != (2,):
-            raise InvalidInput(
-                f"the loss gives shape {tuple(losses.shape)} for two images, expected one loss per image: "
-                "use reduction='none'"
-            )
-
-    def _classes(self, passed: nn.Module, inputs: Tensor) -> int:
-        try:
-            with torch.no_grad():
-                outputs = passed(inputs.to(self.device))
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise InvalidInput(
-                f"the model {type(self.model).__name__} does not take the training images of shape "
-                f"{tuple(inputs.shape[1:])}: {(str(error).splitlines() or [type(error).__name__])[0]}"
-            ) from error
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise InvalidInput(f"the model gives {got} for one image, expected logits of shape (1, classes)")
-        return int(outputs.shape[1])
-
 
 def _held(module: nn.Module) -> dict[str, Any]:
     return {**module._buffers, **vars(module)}
-
-
-def _own(model: nn.Module) -> nn.Module:
-    """A copy whose weights are its own too."""
-    try:
-        return copy.deepcopy(model)
-    except Exception:  # weight normalisation of the old kind keeps a product that deepcopy refuses
-        pass
-    try:
-        return copy.deepcopy(private(model))
-    except Exception as error:  # whatever a part of the user's own raises
-        raise InvalidInput(
-            f"the model {type(model).__name__} cannot be copied ({error}): it holds something that copy.deepcopy does "
-            "not take, a lock or an open file, say. Make that while a pass needs it, or leave it out with __deepcopy__"
-        ) from error
-
-
-def _check_kinds(model: Any, trajectory: Any, loss: Any, weight_decay: Any, name: Any) -> None:
-    for what, value, right, expected in (
-        ("model", model, isinstance(model, nn.Module), "a torch.nn.Module"),
-        ("trajectory", trajectory, trajectory is None or isinstance(trajectory, Trajectory), "a Trajectory, or None"),
-        ("loss", loss, callable(loss), "a function of outputs and labels, such as ic.losses.cross_entropy"),
-        ("weight_decay", weight_decay, isinstance(weight_decay, Real), "a number, 0 for none"),
-        ("name", name, isinstance(name, str), "a text"),
-    ):
-        if not right:
-            raise InvalidInput(f"{what} is {value!r} ({type(value).__name__}), expected {expected}")
-
-
-def _freeze(model: nn.Module, frozen: Sequence[str], file: Path) -> None:
-    parameters = dict(model.named_parameters())
-    unknown = sorted(set(frozen) - parameters.keys())
-    if unknown:
-        raise InvalidInput(f"{file} says that {unknown[0]!r} is frozen, which is no parameter of the model")
-    for name, parameter in parameters.items():
-        parameter.requires_grad_(name not in frozen)

@@ -92,6 +92,7 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
         self.filepaths = None if filepaths is None else [str(p) for p in filepaths]
         self._pictures = pictures
         self._scanned: tuple[str, tuple[int, ...]] | None = None
+        self._repeatable = False
 
     def _make_locks(self) -> None:
         self._scanning = threading.RLock()
@@ -254,12 +255,14 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
             )
 
     def check_repeatable(self) -> None:
-        """Refuse a random transform: some samples, spread evenly, are read twice (all of them if they are few).
+        """Refuse a random transform: some samples, spread evenly, are read twice (all of them if they are few), once.
 
         Raises:
             InvalidInput: naming the first sample that differs.
         """
-        check_repeatable(self)
+        if not self._repeatable:  # a study that is edited or replaced in part asks again
+            check_repeatable(self)
+            self._repeatable = True
 
     def _scan(self) -> tuple[str, tuple[int, ...]]:
         """Fingerprint, and the samples that are not finite; whoever comes second waits for the first."""

@@ -98,8 +98,8 @@ class DenseInverse(InverseCurvature):
     def apply(self, vectors: Mapping[str, Tensor]) -> Solved:
         """Multiply in float64."""
         rows = flatten(vectors, self.shapes)
-        matrix = (self.vectors * self.values) @ self.vectors.T
-        return Solved(unflatten((rows.to(matrix) @ matrix).to(rows), self.shapes), {"residual": 0.0})
+        found = (rows.to(self.vectors) @ self.vectors * self.values) @ self.vectors.T
+        return Solved(unflatten(found.to(rows), self.shapes), {"residual": 0.0})
 
     def facts(self) -> dict[str, Any]:
         """Damping and weight decay."""

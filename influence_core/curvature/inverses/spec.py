@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
@@ -64,7 +64,7 @@ class InverseSpec:
         if not isinstance(self.options, Mapping):
             raise InvalidInput(f"options is {self.options!r}; give a dict, such as {{'damping': 0.5}}")
         object.__setattr__(self, "options", dict(self.options))
-        allowed, hints = self._allowed(), get_type_hints(INVERSES[self.name].fit)  # type: ignore[attr-defined]
+        allowed, hints = self._allowed(), get_type_hints(self._maker)
         for option, value in self.options.items():
             if option not in allowed:
                 raise InvalidInput(f"the inverse {self.name!r} has no option {option!r}; it has {', '.join(allowed)}")
@@ -94,11 +94,15 @@ class InverseSpec:
             check_preconditioner(prior)
             decay = {name: options[name] for name in ("weight_decay",) if name in options}
             options["preconditioner"] = spec(prior).fit(model, loss, data, **decay)
-        made: InverseCurvature = INVERSES[self.name].fit(model, loss, data, **options)  # type: ignore[attr-defined]
+        return self._maker(model, loss, data, **options)
+
+    @property
+    def _maker(self) -> Callable[..., InverseCurvature]:
+        made: Callable[..., InverseCurvature] = INVERSES[self.name].fit  # type: ignore[attr-defined]  # each has its own
         return made
 
     def _allowed(self) -> list[str]:
-        signature = inspect.signature(INVERSES[self.name].fit)  # type: ignore[attr-defined]
+        signature = inspect.signature(self._maker)
         return [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
 
 

@@ -56,10 +56,10 @@ class LabelContrast(FlatValidationTuned, ValidationMinimum):
     and 25 in ``VM``). One Gram matrix per image gives all of it, so that the labels cost one sweep. ``influence`` on
     test images is that of ``FVM``.
 
-    What to expect: both contrasts find clearly more than q where many labels are wrong, and most where one class is
-    taken for another, but neither beats the plain loss at the tuned model, within the spread of the seeds
-    (``tests/benchmarks/RESULTS.md``): what finds the labels is the clean validation set. What the contrast adds to that
-    loss is its meaning, the cost of a label in weights and on the validation set.
+    What to expect: both contrasts find more than q where many labels are wrong, but neither beats the plain loss at the
+    tuned model, within the spread of the seeds (``tests/benchmarks/RESULTS.md``): what finds the labels is the clean
+    validation set. What the contrast adds to that loss is its meaning, the cost of a label in weights and on the
+    validation set.
 
     Args:
         statistic: "studentised" or "norms".

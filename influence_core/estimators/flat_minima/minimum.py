@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from influence_core.curvature.inverses import DiagonalInverse, InverseCurvature
+from influence_core.curvature.inverses import DiagonalInverse, InverseCurvature, Solved
 from influence_core.errors import InvalidInput
 from influence_core.estimators.answers import Answer
 from influence_core.estimators.flat_minima.tuning import ValidationTuned
@@ -48,10 +48,16 @@ class ValidationMinimum(ValidationTuned):
         return DiagonalInverse.fit(self.model_, study.loss, study.split("validation"), damping=damping)
 
     def _influence(self, test_ids: Tensor) -> Answer:
+        return self._first_order(self._queries(test_ids))
+
+    def _queries(self, test_ids: Tensor) -> Solved:
+        """The inverse times the gradients of test images."""
         study = self.study_
-        queries = per_sample_gradients(self.model_, study.loss, study.test.subset(test_ids))
-        solved = self.inverse_.apply(queries)
-        return Answer(inner_products(self.model_, study.loss, study.train, solved.vectors), solved.facts)
+        return self.inverse_.apply(per_sample_gradients(self.model_, study.loss, study.test.subset(test_ids)))
+
+    def _first_order(self, queries: Solved) -> Answer:
+        study = self.study_
+        return Answer(inner_products(self.model_, study.loss, study.train, queries.vectors), queries.facts)
 
     def _facts(self) -> dict[str, Any]:
         settled = self.inverse_.facts()

@@ -18,7 +18,6 @@ from influence_core.gradients import (
     Block,
     Consumer,
     SweepContext,
-    per_sample_gradients,
     sweep,
 )
 from influence_core.study import Study
@@ -129,13 +128,13 @@ class VM(ValidationMinimum):
         return chosen.fit(self.model_, study.loss, study.split("validation"), damping=damping)
 
     def _influence(self, test_ids: Tensor) -> Answer:
-        first = super()._influence(test_ids)
+        queries = self._queries(test_ids)
+        first = self._first_order(queries)
         if self.pairwise == "first_order":
             return first
         if self.hessian == "outer":
             return Answer(first.values + 0.5 * self.epsilon * first.values.square(), first.facts)
         study = self.study_
-        queries = self.inverse_.apply(per_sample_gradients(self.model_, study.loss, study.test.subset(test_ids)))
         products = _SquareProducts({name: query.square() for name, query in queries.vectors.items()})
         sweep(self.model_, study.loss, study.train, [products])
         return Answer(first.values + 0.5 * self.epsilon * products.values, first.facts)

@@ -1,0 +1,135 @@
+"""What a study refuses before anything is computed: parts of the wrong kind, and parts that do not fit together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from influence_core.errors import InvalidInput
+from influence_core.losses import Loss
+from influence_core.models import private
+from influence_core.training import Trajectory
+
+
+def own_copy(model: nn.Module) -> nn.Module:
+    """A copy whose weights are its own too.
+
+    Args:
+        model: any module; it is not changed.
+
+    Returns:
+        The copy.
+
+    Raises:
+        InvalidInput: if a part of it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # weight normalisation of the old kind keeps a product that deepcopy refuses
+        pass
+    try:
+        return copy.deepcopy(private(model))
+    except Exception as error:  # whatever a part of the user's own raises
+        raise InvalidInput(
+            f"the model {type(model).__name__} cannot be copied ({error}): it holds something that copy.deepcopy does "
+            "not take, a lock or an open file, say. Make that while a pass needs it, or leave it out with __deepcopy__"
+        ) from error
+
+
+def check_kinds(model: Any, trajectory: Any, loss: Any, weight_decay: Any, name: Any) -> None:
+    """Refuse parts of the wrong kind.
+
+    Args:
+        model: expected to be a module.
+        trajectory: a trajectory, or ``None``.
+        loss: a function.
+        weight_decay: a number.
+        name: a text.
+
+    Raises:
+        InvalidInput: naming the part, what was given, and what is expected.
+    """
+    for what, value, right, expected in (
+        ("model", model, isinstance(model, nn.Module), "a torch.nn.Module"),
+        ("trajectory", trajectory, trajectory is None or isinstance(trajectory, Trajectory), "a Trajectory, or None"),
+        ("loss", loss, callable(loss), "a function of outputs and labels, such as ic.losses.cross_entropy"),
+        ("weight_decay", weight_decay, isinstance(weight_decay, Real), "a number, 0 for none"),
+        ("name", name, isinstance(name, str), "a text"),
+    ):
+        if not right:
+            raise InvalidInput(f"{what} is {value!r} ({type(value).__name__}), expected {expected}")
+
+
+def freeze(model: nn.Module, frozen: Sequence[str], file: Path) -> None:
+    """Let all parameters be trained but those named.
+
+    Args:
+        model: is changed in place.
+        frozen: names of parameters.
+        file: that named them, for the message.
+
+    Raises:
+        InvalidInput: if there is no such parameter.
+    """
+    parameters = dict(model.named_parameters())
+    unknown = sorted(set(frozen) - parameters.keys())
+    if unknown:
+        raise InvalidInput(f"{file} says that {unknown[0]!r} is frozen, which is no parameter of the model")
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name not in frozen)
+
+
+def count_classes(model: nn.Module, inputs: Tensor) -> int:
+    """Number of outputs K, from a pass over one image.
+
+    Args:
+        model: on its device.
+        inputs: [1, ...].
+
+    Returns:
+        K.
+
+    Raises:
+        InvalidInput: if the model does not take the images, or gives no row of logits.
+    """
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            outputs = model(inputs.to(device))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise InvalidInput(
+            f"the model {type(model).__name__} does not take the training images of shape "
+            f"{tuple(inputs.shape[1:])}: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise InvalidInput(f"the model gives {got} for one image, expected logits of shape (1, classes)")
+    return int(outputs.shape[1])
+
+
+def check_loss(model: nn.Module, loss: Loss, inputs: Tensor, labels: Tensor) -> None:
+    """Refuse a loss that does not give one number per image.
+
+    Args:
+        model: on its device.
+        loss: to try.
+        inputs: [1, ...].
+        labels: [1].
+
+    Raises:
+        InvalidInput: with the shape that it gives.
+    """
+    with torch.no_grad():
+        outputs = model(inputs.to(next(model.parameters()).device)).cpu()
+    losses = loss(torch.cat([outputs, outputs]), torch.cat([labels, labels]))
+    if losses.shape != (2,):
+        raise InvalidInput(
+            f"the loss gives shape {tuple(losses.shape)} for two images, expected one loss per image: "
+            "use reduction='none'"
+        )
