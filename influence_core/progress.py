@@ -98,6 +98,13 @@ def tick() -> None:
         loop.tell()
 
 
+def duration(seconds: float) -> str:
+    """A time as a person says it: "0.4 s", "12 s", "3 min", "1.5 h"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class _Loop:
     """How far a loop is, in steps of the loops inside it where there are any."""
 

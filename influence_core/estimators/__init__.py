@@ -3,6 +3,7 @@
 from influence_core.estimators.answers import Answer, Changed, ParameterChange
 from influence_core.estimators.base import Estimator, all_estimators
 from influence_core.estimators.changes import DataChange
+from influence_core.estimators.cost import Expected, expected_cost
 from influence_core.estimators.detectors.confident_learning import ConfidentLearning
 from influence_core.estimators.detectors.deep_knn import DeepKNN
 from influence_core.estimators.detectors.el2n import EL2N
@@ -30,16 +31,16 @@ from influence_core.estimators.influence_functions.datainf import DataInf
 from influence_core.estimators.influence_functions.ekfac import EKFAC
 from influence_core.estimators.influence_functions.last_layer import LastLayer
 from influence_core.estimators.influence_functions.lissa import LiSSA
-from influence_core.estimators.registry import FIRST, available, get
+from influence_core.estimators.registry import available, get, recommended
 from influence_core.estimators.sharpness.samgif import SAMGIF
 from influence_core.estimators.sharpness.samhif import SAMHIF
 from influence_core.estimators.sharpness.samif import SAMIF
+from influence_core.estimators.work import Work
 
 __all__ = [
     "EKFAC",
     "EL2N",
     "FIF",
-    "FIRST",
     "FVM",
     "GEX",
     "GIF",
@@ -58,6 +59,7 @@ __all__ = [
     "DataInf",
     "DeepKNN",
     "Estimator",
+    "Expected",
     "Forgetting",
     "GEXLinear",
     "LabelContrast",
@@ -71,9 +73,12 @@ __all__ = [
     "TracIn",
     "TracInRP",
     "TunedLoss",
+    "Work",
     "all_estimators",
     "available",
+    "expected_cost",
     "get",
     "modified_f1",
+    "recommended",
     "validated_scale",
 ]

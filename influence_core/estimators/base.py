@@ -29,6 +29,7 @@ from influence_core.errors import InvalidInput, NotFitted, NotSupported
 from influence_core.estimators.answers import Answer, Changed, ParameterChange
 from influence_core.estimators.changes import DataChange, checked_ids, data_change
 from influence_core.estimators.saved import Allowed, Fitted, read, write
+from influence_core.estimators.work import Work
 from influence_core.measure import Cost, measure
 from influence_core.parameters import check_numbers, check_types, plain
 from influence_core.scores import Coverage, Scale, ScoreKind, Scores
@@ -43,6 +44,9 @@ GIVES = {
 }
 """Public method -> the private method that an estimator overrides to support it."""
 
+NEEDS = {"trajectory": "checkpoints", "validation": "a validation set"}
+"""What ``needs`` may name -> what a person reads where a study has none."""
+
 _OWN = ("study_", "fit_cost_")
 
 
@@ -54,6 +58,7 @@ class Estimator(ABC):
         name: as in ``ic.estimators.get``.
         title: as a person reads it.
         paper: where the method comes from.
+        good_for: one line on what it is good for, as far as this package measured it.
         needs: of "trajectory", "validation".
         cost: in forward and backward passes of one sample.
         solves_each_query: whether every test image costs a solve over the training set, not a share of one sweep.
@@ -68,6 +73,7 @@ class Estimator(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
+    good_for: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = ""
     solves_each_query: ClassVar[bool] = False
@@ -115,6 +121,61 @@ class Estimator(ABC):
     def get_params(self) -> dict[str, Any]:
         """Every hyper-parameter with its value."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def missing(self, study: Study, what: str | None = None) -> list[str]:
+        """What a study lacks for this estimator with these hyper-parameters; nothing is fitted.
+
+        Args:
+            study: to be looked at.
+            what: name of the public method that will be asked; by default ``fit`` alone is looked at, and some methods
+                need more than that.
+
+        Returns:
+            A few words for each thing, such as "checkpoints" or "a validation set"; empty where nothing is missing.
+
+        Raises:
+            InvalidInput: if there is no such method.
+            NotSupported: if the theory does not give it.
+
+        Example:
+            >>> import influence_core as ic
+            >>> study = ic.demo.digits().replaced(validation=None)
+            >>> cg = ic.estimators.ConjugateGradient()
+            >>> cg.missing(study, "influence"), cg.missing(study, "mislabel_scores")
+            ([], ['a validation set'])
+        """
+        self._check_given(what)
+        lacking = [NEEDS[need] for need in sorted(self._needed(what)) if getattr(study, need) is None]
+        return lacking or self._unsuited(study)
+
+    def work(self, study: Study, what: str = "influence", tests: int = 1) -> tuple[Work, Work] | None:
+        """What ``fit`` and then a call will have to do, as far as it can be known without doing it.
+
+        Iterative solves are counted with a typical number of steps, at most with that which is allowed.
+
+        Args:
+            study: to be worked on, with all that is needed.
+            what: name of the public method.
+            tests: number of test images, or for ``parameter_change`` of training images that change.
+
+        Returns:
+            The work of ``fit``, and that of the call; ``None`` where the estimator does not say.
+
+        Raises:
+            InvalidInput: if there is no such method.
+            NotSupported: if the theory does not give it.
+        """
+        self._check_given(what)
+        fit = self._fit_work(study)
+        call = None if fit is None else self._call_work(study, what, tests)
+        return None if fit is None or call is None else (fit, call)
+
+    def _check_given(self, what: str | None) -> None:
+        if what is None or what in self.gives():
+            return
+        if what not in GIVES:
+            raise InvalidInput(f"there is no method {what!r}; choose one of {', '.join(GIVES)}")
+        raise self.lacks(what)
 
     def fit(self, study: Study) -> Self:
         """Do the work that does not depend on a test image.
@@ -337,6 +398,22 @@ class Estimator(ABC):
 
     def _parameter_change(self, change: DataChange) -> Mapping[str, Tensor] | Changed:
         raise NotImplementedError
+
+    def _needed(self, what: str | None) -> frozenset[str]:
+        """Of "trajectory" and "validation", what these settings need for a public method; ``None`` for ``fit``."""
+        return self.needs
+
+    def _unsuited(self, study: Study) -> list[str]:
+        """What else ``fit`` will refuse the study for, as something that it lacks."""
+        return []
+
+    def _fit_work(self, study: Study) -> Work | None:
+        """The work of ``fit``; ``None`` where it is not known."""
+        return None
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work | None:
+        """The work of a public method after that; ``None`` where it is not known."""
+        return None
 
     def _check_parameters(self) -> None:
         """Raise ``InvalidInput`` for a hyper-parameter out of its range."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators.detectors.from_scratch import FromScratch
+from influence_core.estimators.work import Work
 from influence_core.models import model_outputs
 from influence_core.study import Study
 from influence_core.threads import FairLock, ignored_while_needed
@@ -60,6 +61,7 @@ class ConfidentLearning(FromScratch):
     name: ClassVar[str] = "confidentlearning"
     title: ClassVar[str] = "Confident learning"
     paper: ClassVar[str] = "Northcutt et al. 2021"
+    good_for: ClassVar[str] = "Suggests labels even where the network knows the wrong ones by heart; trains anew"
     cost: ClassVar[str] = "(folds - 1) x epochs x N backward + N forward"
     reasons: ClassVar[dict[str, str]] = dict.fromkeys(
         ("influence", "self_influence", "parameter_change"),
@@ -76,6 +78,10 @@ class ConfidentLearning(FromScratch):
         if self.folds < 2:
             raise InvalidInput(f"folds is {self.folds}; at least 2, so that each image has a model that never saw it")
         self._check_share(self.epoch_share)
+
+    def _fit_work(self, study: Study) -> Work:
+        training = self._trained_work(study, self.epoch_share, share=1 - 1 / self.folds)
+        return self.folds * training + Work(forward=len(study.train))
 
     def _fit(self, study: Study) -> None:
         if self.method != "self_confidence" and not _has_cleanlab():

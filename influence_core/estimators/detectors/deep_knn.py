@@ -13,10 +13,14 @@ from torch import Tensor
 from influence_core.batches import id_batches
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators.base import Estimator
+from influence_core.estimators.work import Work
 from influence_core.models import final_linear, layer_inputs, model_outputs
 from influence_core.progress import track
 from influence_core.study import Study
 from influence_core.training import Checkpoint
+
+NEIGHBOUR_FACTOR = 50
+"""Multiply-adds of a neighbour search over those of all distances, at the speed of a matrix product."""
 
 
 @dataclass
@@ -48,6 +52,7 @@ class DeepKNN(Estimator):
     name: ClassVar[str] = "deepknn"
     title: ClassVar[str] = "Deep k-NN"
     paper: ClassVar[str] = "Bahri et al. 2020"
+    good_for: ClassVar[str] = "Finds and suggests labels in a moment, without gradients or clean images"
     cost: ClassVar[str] = "C N forward + C neighbour searches"
     reasons: ClassVar[dict[str, str]] = dict.fromkeys(
         ("influence", "self_influence", "parameter_change"),
@@ -64,6 +69,22 @@ class DeepKNN(Estimator):
             raise InvalidInput(f"k is {self.k}; at least one neighbour has to vote, or None for N/K")
         if self.last < 1:
             raise InvalidInput(f"last is {self.last}; at least one checkpoint has to be looked at")
+
+    def _unsuited(self, study: Study) -> list[str]:
+        fits = self.layer == "logits" or final_linear(study.model, study.train.batch([0])[0]) is not None
+        return [] if fits else ["a last layer that is linear"]
+
+    def _fit_work(self, study: Study) -> Work:
+        train, path = len(study.train), None
+        if self.layer == "penultimate":
+            path = final_linear(study.model, study.train.batch([0])[0])
+        layer = study.model.get_submodule(path) if path is not None else None
+        width = int(getattr(layer, "in_features", study.num_classes))
+        models = max(1, min(self.last, len(study.trajectory or ())))
+        return models * Work(forward=train, algebra=NEIGHBOUR_FACTOR * train**2 * width)
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work:
+        return Work()  # all is done in fit
 
     def _fit(self, study: Study) -> None:
         size = len(study.train)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from influence_core.errors import InvalidInput
 from influence_core.estimators.detectors.from_scratch import FromScratch, one_hot, recipe_of
+from influence_core.estimators.work import Work
 from influence_core.models import model_outputs
 from influence_core.study import Study
 
@@ -42,6 +43,7 @@ class EL2N(FromScratch):
     name: ClassVar[str] = "el2n"
     title: ClassVar[str] = "EL2N"
     paper: ClassVar[str] = "Paul et al. 2021"
+    good_for: ClassVar[str] = "Finds wrong labels without clean images, even those known by heart; trains anew"
     cost: ClassVar[str] = "runs x epochs x N backward + runs x N forward"
     learned: ClassVar[tuple[str, ...]] = ("scores_",)
 
@@ -58,9 +60,16 @@ class EL2N(FromScratch):
             raise InvalidInput(f"min_epochs is {self.min_epochs}; at least one epoch has to be trained")
         self._check_share(self.epoch_share)
 
-    def _fit(self, study: Study) -> None:
+    def _fit_work(self, study: Study) -> Work:
+        return self.runs * (self._trained_work(study, self._share(study)) + Work(forward=len(study.train)))
+
+    def _share(self, study: Study) -> float:
+        """Of the recipe's epochs."""
         whole = recipe_of(study).epochs
-        share = max(self.epoch_share, min(self.min_epochs, whole) / whole)
+        return max(self.epoch_share, min(self.min_epochs, whole) / whole)
+
+    def _fit(self, study: Study) -> None:
+        share = self._share(study)
         scores = torch.zeros(len(study.train), dtype=torch.float64)
         for run in range(self.runs):
             title = f"{self.title}: training {run + 1} of {self.runs}"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from influence_core.errors import NotSupported
 from influence_core.estimators.detectors.from_scratch import FromScratch
+from influence_core.estimators.work import Work
 from influence_core.models import model_outputs
 from influence_core.progress import track
 from influence_core.study import Study
@@ -42,6 +43,7 @@ class Forgetting(FromScratch):
     name: ClassVar[str] = "forgetting"
     title: ClassVar[str] = "Forgetting"
     paper: ClassVar[str] = "Toneva et al. 2019"
+    good_for: ClassVar[str] = "Shows what a long training keeps unlearning; weak where training is short"
     cost: ClassVar[str] = "epochs x N backward; from C checkpoints: C N forward"
     learned: ClassVar[tuple[str, ...]] = ("scores_",)
 
@@ -52,6 +54,15 @@ class Forgetting(FromScratch):
 
     def _check_parameters(self) -> None:
         self._check_share(self.epoch_share)
+
+    def _unsuited(self, study: Study) -> list[str]:
+        short = self.source == "checkpoints" and len(study.trajectory or ()) < 2
+        return ["two checkpoints or more"] if short else []
+
+    def _fit_work(self, study: Study) -> Work:
+        if self.source == "training":
+            return self._trained_work(study, self.epoch_share)
+        return len(study.trajectory or ()) * Work(forward=len(study.train))
 
     def _fit(self, study: Study) -> None:
         log = _Log(study.train.labels)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
+from influence_core.estimators.work import Work, passes_of, trained
 from influence_core.study import Study
 from influence_core.training import Recipe, Watch, train_fresh
 
@@ -71,6 +72,15 @@ class FromScratch(Estimator):
             watch=watch,
             title=title,
         )
+
+    def _trained_work(self, study: Study, epoch_share: float, share: float = 1.0) -> Work:
+        """One training on a share of the training images."""
+        recipe = recipe_of(study)
+        epochs = max(1, round(epoch_share * recipe.epochs))
+        return trained(round(share * len(study.train)), epochs, recipe.batch_size, passes_of(recipe))
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work:
+        return Work()  # all is done in fit
 
     def _check_share(self, epoch_share: float) -> None:
         if not 0 < epoch_share < math.inf:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from influence_core.estimators.base import Estimator
+from influence_core.estimators.work import Work
 from influence_core.scores import Scale
 from influence_core.study import Study
 
@@ -23,6 +24,7 @@ class Loss(Estimator):
     name: ClassVar[str] = "loss"
     title: ClassVar[str] = "Loss (control)"
     paper: ClassVar[str] = "control"
+    good_for: ClassVar[str] = "The control to beat: finds wrong labels at once, unless the network knows them by heart"
     cost: ClassVar[str] = "N forward"
     reasons: ClassVar[dict[str, str]] = {
         "influence": "a loss belongs to one image and says nothing about another",
@@ -37,3 +39,9 @@ class Loss(Estimator):
 
     def _mislabel_scores(self) -> Tensor:
         return self.losses_.clone()
+
+    def _fit_work(self, study: Study) -> Work:
+        return Work(forward=len(study.train))
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work:
+        return Work()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from influence_core.estimators.base import Estimator
+from influence_core.estimators.work import Work
 from influence_core.study import Study
 
 
@@ -26,6 +27,7 @@ class Random(Estimator):
     name: ClassVar[str] = "random"
     title: ClassVar[str] = "Random (control)"
     paper: ClassVar[str] = "control"
+    good_for: ClassVar[str] = "The floor that any score must beat"
     cost: ClassVar[str] = "none"
     reasons: ClassVar[dict[str, str]] = dict.fromkeys(
         ("influence", "self_influence", "label_influence", "parameter_change"),
@@ -46,3 +48,9 @@ class Random(Estimator):
 
     def _mislabel_scores(self) -> Tensor:
         return self.scores_.clone()
+
+    def _fit_work(self, study: Study) -> Work:
+        return Work()
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work:
+        return Work()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from influence_core.estimators.detectors.loss import Loss
 from influence_core.estimators.flat_minima.tuning import FlatValidationTuned
+from influence_core.estimators.work import Work
 from influence_core.models import model_outputs
 from influence_core.scores import Scale
 from influence_core.study import Study
@@ -36,6 +37,7 @@ class TunedLoss(FlatValidationTuned):
     name: ClassVar[str] = "tunedloss"
     title: ClassVar[str] = "Loss after tuning (control)"
     paper: ClassVar[str] = "control"
+    good_for: ClassVar[str] = "The control with clean images: no method finds wrong labels better, but it suggests none"
     cost: ClassVar[str] = "2 x steps x batch backward + N forward"
     reasons: ClassVar[dict[str, str]] = Loss.reasons
     scales: ClassVar[dict[str, Scale]] = Loss.scales
@@ -46,3 +48,9 @@ class TunedLoss(FlatValidationTuned):
 
     def _mislabel_scores(self) -> Tensor:
         return self.losses_.clone()
+
+    def _fit_work(self, study: Study) -> Work:
+        return self._tuned_work(study) + Work(forward=len(study.train))
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work:
+        return Work()

@@ -27,6 +27,7 @@ class FIF(PartialEdit):
     name: ClassVar[str] = "fif"
     title: ClassVar[str] = "FIF"
     paper: ClassVar[str] = "Lyu et al. 2023, after Koh and Liang 2017"
+    good_for: ClassVar[str] = "Forgets most with a tenth of the weights, at the cost of test accuracy"
 
     def _block(self, product: Hessian, chosen: Tensor) -> Columns:
         return Columns(product, chosen, chosen)

@@ -42,6 +42,7 @@ class GIF(PartialEdit):
     name: ClassVar[str] = "gif"
     title: ClassVar[str] = "GIF"
     paper: ClassVar[str] = "Lyu et al. 2023"
+    good_for: ClassVar[str] = "Forgets a class by changing a tenth of the weights, and keeps the test accuracy"
 
     def _block(self, product: Hessian, chosen: Tensor) -> Columns:
         return Columns(product, chosen)

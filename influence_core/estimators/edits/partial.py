@@ -18,8 +18,9 @@ from influence_core.errors import InvalidInput
 from influence_core.estimators.answers import Changed
 from influence_core.estimators.base import Estimator
 from influence_core.estimators.changes import DataChange, Weighted, term_gradient
-from influence_core.estimators.edits.scale import validated_scale
+from influence_core.estimators.edits.scale import SCALES, validated_scale
 from influence_core.estimators.edits.selectors import Masks, Selector, choose
+from influence_core.estimators.work import Work, multiplied, swept
 from influence_core.gradients import select
 from influence_core.study import Study
 
@@ -106,6 +107,19 @@ class PartialEdit(Estimator):
     def _check_needs(self, study: Study) -> None:
         if isinstance(self.scale, str):  # a scale that is given needs nothing
             super()._check_needs(study)
+
+    def _needed(self, what: str | None) -> frozenset[str]:
+        return super()._needed(what) if isinstance(self.scale, str) else frozenset()
+
+    def _fit_work(self, study: Study) -> Work:
+        return Work()
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work:
+        """Two products with the Hessian for each iteration, and a look at the validation set for each scale."""
+        step = swept(tests) + multiplied(len(study.train), 2 * self.max_iterations)
+        if not isinstance(self.scale, str):
+            return step
+        return step + Work(forward=(len(SCALES) + 1) * (len(study.split("validation")) + tests))
 
     def _fit(self, study: Study) -> None:
         if isinstance(self.selector, Masks):

@@ -13,9 +13,10 @@ from torch import nn
 
 from influence_core.errors import InvalidInput
 from influence_core.estimators.ensembles.loss_changes import LossChanges
+from influence_core.estimators.work import Work, trained
 from influence_core.progress import track
 from influence_core.study import Study
-from influence_core.training import Stream, check_sgd, cosine, refresh_statistics, shuffled_batches, step
+from influence_core.training import Stream, check_sgd, cosine, norm_layers, refresh_statistics, shuffled_batches, step
 
 
 @dataclass
@@ -89,6 +90,15 @@ class GeometricEnsemble(LossChanges):
                 optimiser = self._optimiser(model)
             self._tune(model, optimiser, study, self.seed + member)
             yield model
+
+    def _members_work(self, study: Study) -> Work:
+        """The work of ``_ensemble``."""
+        tuned = trained(len(study.split(self.tune_on)), self.epochs, self.batch_size)
+        refreshed = self.batch_statistics and bool(norm_layers(study.model))
+        return self.members * (tuned + Work(forward=self.refresh_batches * self.batch_size if refreshed else 0))
+
+    def _needed(self, what: str | None) -> frozenset[str]:
+        return super()._needed(what) | ({"validation"} if self.tune_on == "validation" else set())
 
     def _optimiser(self, model: nn.Module) -> torch.optim.SGD:
         parameters = [p for p in model.parameters() if p.requires_grad]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from influence_core.estimators.ensembles.geometric import GeometricEnsemble
 from influence_core.estimators.ensembles.loss_changes import check_floor, reduced
+from influence_core.estimators.work import Work
 from influence_core.models import model_outputs
 from influence_core.study import Study
 
@@ -44,6 +45,7 @@ class GEX(GeometricEnsemble):
     name: ClassVar[str] = "gex"
     title: ClassVar[str] = "GEX"
     paper: ClassVar[str] = "Kim et al. 2023"
+    good_for: ClassVar[str] = "Finds wrong labels without gradients, unless many are wrong; weak at explaining"
     cost: ClassVar[str] = "members x epochs x N backward + members x (N + M) forward"
 
     loss_floor: float = 0.0
@@ -52,6 +54,9 @@ class GEX(GeometricEnsemble):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check_floor(self.loss_floor)
+
+    def _fit_work(self, study: Study) -> Work:
+        return self._members_work(study) + Work(forward=(self.members + 1) * self._watched(study))
 
     def _changes(self, study: Study, splits: list[str]) -> dict[str, Tensor]:
         bases = {split: reduced(study.losses(split), split).clamp_min(self.loss_floor) for split in splits}

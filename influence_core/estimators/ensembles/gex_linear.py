@@ -10,6 +10,7 @@ from torch import Tensor
 
 from influence_core.estimators.ensembles.geometric import GeometricEnsemble
 from influence_core.estimators.ensembles.loss_changes import reduced
+from influence_core.estimators.work import Work, parameters_of, swept
 from influence_core.gradients import inner_products
 from influence_core.study import Study
 
@@ -41,7 +42,11 @@ class GEXLinear(GeometricEnsemble):
     name: ClassVar[str] = "gexlinear"
     title: ClassVar[str] = "GEX, linearised"
     paper: ClassVar[str] = "Kim et al. 2023 (GEX-lin)"
+    good_for: ClassVar[str] = "Shows what is lost when GEX's losses are made linear"
     cost: ClassVar[str] = "members x epochs x N backward + (N + M) backward"
+
+    def _fit_work(self, study: Study) -> Work:
+        return self._members_work(study) + swept(self._watched(study), self.members, parameters_of(study))
 
     def _changes(self, study: Study, splits: list[str]) -> dict[str, Tensor]:
         start = {name: p.detach() for name, p in study.model.named_parameters() if p.requires_grad}

@@ -14,6 +14,7 @@ from influence_core.curvature import CurvatureName, GaussNewton, Vectors, flatte
 from influence_core.curvature.inverses import InverseCurvature, InverseSpec, check_damping, dense
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators.ensembles.loss_changes import LossChanges, check_floor, reduced
+from influence_core.estimators.work import Work, kronecker_work, swept
 from influence_core.models import model_outputs
 from influence_core.progress import track
 from influence_core.study import Study
@@ -71,6 +72,7 @@ class Laplace(LossChanges):
     name: ClassVar[str] = "laplace"
     title: ClassVar[str] = "Laplace"
     paper: ClassVar[str] = "Kim et al. 2023 (LA); Ritter et al. 2018"
+    good_for: ClassVar[str] = "The paper's contrast to GEX; at its scale no better than chance at finding wrong labels"
     cost: ClassVar[str] = "2 N backward + eigendecompositions; samples x (N + M) forward"
     exempt: ClassVar[dict[str, str]] = {"rotated_inputs": "weights are drawn coordinate by coordinate"}
     learned: ClassVar[tuple[str, ...]] = ("settled_",)
@@ -95,6 +97,13 @@ class Laplace(LossChanges):
             raise InvalidInput(
                 f"samples={self.samples}, scale={self.scale}: at least one draw and a scale above 0 are needed"
             )
+
+    def _fit_work(self, study: Study) -> Work | None:
+        if self.structure == "full" or self.linearised:
+            return None
+        train = len(study.train)
+        inverse = kronecker_work(study) if self.structure == "kfac" else Work(forward=train) + swept(train)
+        return inverse + Work(forward=(self.samples + 1) * self._watched(study))
 
     def _changes(self, study: Study, splits: list[str]) -> dict[str, Tensor]:
         inverse = self._inverse(study)

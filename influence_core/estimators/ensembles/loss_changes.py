@@ -10,6 +10,7 @@ from torch import Tensor
 
 from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
+from influence_core.estimators.work import Work
 from influence_core.study import Study
 
 
@@ -39,6 +40,17 @@ class LossChanges(Estimator):
             study.split("validation")  # refuses a study without
             splits.append("validation")
         self.changes_ = self._changes(study, splits)
+
+    def _needed(self, what: str | None) -> frozenset[str]:
+        return super()._needed(what) | ({"validation"} if self.detect_by == "validation" else set())
+
+    def _watched(self, study: Study) -> int:
+        """Number of images whose losses are watched."""
+        validation = len(study.split("validation")) if self.detect_by == "validation" else 0
+        return len(study.train) + len(study.test) + validation
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work:
+        return Work()  # all is done in fit
 
     @abstractmethod
     def _changes(self, study: Study, splits: list[str]) -> dict[str, Tensor]:

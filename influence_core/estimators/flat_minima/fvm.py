@@ -28,4 +28,5 @@ class FVM(FlatValidationTuned, VM):
     name: ClassVar[str] = "fvm"
     title: ClassVar[str] = "FVM"
     paper: ClassVar[str] = "flat validation minima, 2025"
+    good_for: ClassVar[str] = "Finds and suggests labels from clean images; behind label contrast on real noise"
     cost: ClassVar[str] = "2 x steps x batch backward + (V + N) backward; label influence N forward and K N backward"

@@ -12,6 +12,7 @@ from influence_core.curvature import LabelScore, label_scores
 from influence_core.curvature.inverses import DiagonalInverse
 from influence_core.estimators.flat_minima.minimum import ValidationMinimum
 from influence_core.estimators.flat_minima.tuning import FlatValidationTuned
+from influence_core.estimators.work import Work
 from influence_core.study import Study
 
 Statistic = Literal["studentised", "norms"]
@@ -72,6 +73,7 @@ class LabelContrast(FlatValidationTuned, ValidationMinimum):
     name: ClassVar[str] = "labelcontrast"
     title: ClassVar[str] = "Label contrast"
     paper: ClassVar[str] = "this package; after flat validation minima, 2025"
+    good_for: ClassVar[str] = "On real noise the best that both finds and suggests labels; needs clean images"
     cost: ClassVar[str] = "2 x steps x batch backward + V backward + N forward and K N backward"
     learned: ClassVar[tuple[str, ...]] = ("contrasts_",)
     former: ClassVar[dict[str, str]] = (
@@ -89,6 +91,13 @@ class LabelContrast(FlatValidationTuned, ValidationMinimum):
         weights = self.inverse_.weights
         found = label_scores(self.model_, study.loss, study.train, weights, study.num_classes, score, self.top_labels)
         self.contrasts_: Tensor = found.to(next(self.model_.parameters()).dtype)
+
+    def _fit_work(self, study: Study) -> Work | None:
+        tuned = super()._fit_work(study)
+        return None if tuned is None else tuned + self._labels_work(study)
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work | None:
+        return super()._call_work(study, what, tests) if what == "influence" else Work()
 
     def _mislabel_scores(self) -> Tensor:
         given = self.study_.train.labels.to(self.contrasts_.device)

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from influence_core.curvature.inverses import DiagonalInverse, InverseCurvature, Solved
+from influence_core.curvature.labels import MANY_LABELS, TOP_LABELS
 from influence_core.errors import InvalidInput
 from influence_core.estimators.answers import Answer
 from influence_core.estimators.flat_minima.tuning import ValidationTuned
+from influence_core.estimators.work import Work, parameters_of, swept
 from influence_core.gradients import inner_products, per_sample_gradients
 from influence_core.study import Study
 
@@ -46,6 +48,21 @@ class ValidationMinimum(ValidationTuned):
     def _fit_inverse(self, study: Study) -> InverseCurvature:
         damping = 1e-3 if self.damping is None else self.damping
         return DiagonalInverse.fit(self.model_, study.loss, study.split("validation"), damping=damping)
+
+    def _fit_work(self, study: Study) -> Work | None:
+        return self._tuned_work(study) + swept(len(study.split("validation")))
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work | None:
+        train, size = len(study.train), parameters_of(study)
+        if what == "influence":
+            return swept(tests) + swept(train, tests, size)
+        return self._labels_work(study) if what == "label_influence" else swept(train)
+
+    def _labels_work(self, study: Study) -> Work:
+        """The work of gradients with each label: a pass back for each of them, in one sweep."""
+        few = study.num_classes if study.num_classes < MANY_LABELS else TOP_LABELS + 1
+        labels = {None: few, 0: study.num_classes}.get(self.top_labels, (self.top_labels or 0) + 1)
+        return Work(backward=len(study.train) * min(labels, study.num_classes), sweeps=1)
 
     def _influence(self, test_ids: Tensor) -> Answer:
         return self._first_order(self._queries(test_ids))

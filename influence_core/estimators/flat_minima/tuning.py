@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
+from influence_core.estimators.work import Work, passes_of, trained
 from influence_core.progress import track
 from influence_core.study import Study
 from influence_core.training import Sharpness, Solver, Stream, check_sgd, cosine, shuffled_batches, step
@@ -40,6 +42,12 @@ class ValidationTuned(Estimator):
 
     def _sharpness(self) -> Sharpness:
         return Sharpness("sam", rho=0.0)
+
+    def _tuned_work(self, study: Study) -> Work:
+        """The work of ``_tuned``."""
+        size = len(study.split("validation"))
+        epochs = self.steps / math.ceil(size / self.batch_size)
+        return trained(size, epochs, self.batch_size, passes_of(self._sharpness()))
 
     def _tuned(self, study: Study) -> nn.Module:
         """The model after tuning on the validation set, in eval mode."""

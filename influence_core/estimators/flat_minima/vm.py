@@ -14,6 +14,7 @@ from influence_core.curvature.inverses import InverseCurvature, InverseSpec, Pro
 from influence_core.errors import InvalidInput
 from influence_core.estimators.answers import Answer
 from influence_core.estimators.flat_minima.minimum import ValidationMinimum
+from influence_core.estimators.work import Work, parameters_of, swept
 from influence_core.gradients import (
     Block,
     Consumer,
@@ -89,6 +90,7 @@ class VM(ValidationMinimum):
     name: ClassVar[str] = "vm"
     title: ClassVar[str] = "VM"
     paper: ClassVar[str] = "flat validation minima, 2025 (plain optimiser)"
+    good_for: ClassVar[str] = "As FVM, level with it on the digits, with half of the tuning"
     cost: ClassVar[str] = "steps x batch backward + (V + N) backward; label influence N forward and K N backward"
     learned: ClassVar[tuple[str, ...]] = ("probes_",)
 
@@ -126,6 +128,15 @@ class VM(ValidationMinimum):
         default = 1e-3 if chosen.name == "diagonal" else 0.1
         damping = default if self.damping is None else self.damping
         return chosen.fit(self.model_, study.loss, study.split("validation"), damping=damping)
+
+    def _fit_work(self, study: Study) -> Work | None:
+        return super()._fit_work(study) if spec(self.metric).name == "diagonal" else None
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work | None:
+        asked = super()._call_work(study, what, tests)
+        if asked is None or what != "influence" or self.pairwise == "first_order" or self.hessian == "outer":
+            return asked
+        return asked + swept(len(study.train), tests, parameters_of(study))
 
     def _influence(self, test_ids: Tensor) -> Answer:
         queries = self._queries(test_ids)

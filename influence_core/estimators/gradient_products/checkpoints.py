@@ -34,8 +34,13 @@ def weighted_checkpoints(study: Study, weights: str, last: int | None) -> tuple[
     Raises:
         InvalidInput: if all learning rates are zero.
     """
-    checkpoints = list(study.trajectory or ())[-(last or 0) :]
+    checkpoints = used(study, last)
     rates = [c.learning_rate for c in checkpoints]
     if weights == "learning_rate" and not any(rate > 0 for rate in rates):
         raise InvalidInput("no checkpoint has a learning rate above 0: record them, or use weights='equal'")
     return checkpoints, rates if weights == "learning_rate" else [1.0 / len(checkpoints)] * len(checkpoints)
+
+
+def used(study: Study, last: int | None) -> list[Checkpoint]:
+    """The last checkpoints of a study, all if ``last`` is ``None``; none without a trajectory."""
+    return list(study.trajectory or ())[-(last or 0) :]

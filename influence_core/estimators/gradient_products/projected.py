@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Literal
 
 from influence_core.errors import InvalidInput
+from influence_core.estimators.work import Work, parameters_of, swept
 from influence_core.gradients import DenseProjection, FactoredProjection, Projection, SketchProjection
+from influence_core.study import Study
 
 ProjectionName = Literal["sketch", "dense", "factored"]
 
@@ -36,3 +38,8 @@ def check_dim(dim: int) -> None:
     """
     if dim < 2:
         raise InvalidInput(f"dim is {dim}; a projection needs at least two features")
+
+
+def projected_work(study: Study, samples: int, projection: ProjectionName, dim: int) -> Work:
+    """A sweep that projects gradients; a dense projection takes k multiply-adds for each of their numbers."""
+    return swept(samples, dim if projection == "dense" else 0, parameters_of(study))

@@ -15,8 +15,10 @@ from influence_core.estimators.gradient_products.projected import (
     TRAINED_LABELS,
     ProjectionName,
     check_dim,
+    projected_work,
 )
 from influence_core.estimators.gradient_products.similarity import Similarity, refuse_cosine, unit_rows
+from influence_core.estimators.work import Work
 from influence_core.gradients import project
 from influence_core.study import Study
 
@@ -51,6 +53,7 @@ class RandProj(Estimator):
     name: ClassVar[str] = "randproj"
     title: ClassVar[str] = "RandProj"
     paper: ClassVar[str] = "Kim et al. 2023 (baseline)"
+    good_for: ClassVar[str] = "The quickest gradient products: what other explanations should be better than"
     cost: ClassVar[str] = "N backward; a test image 1 backward"
     reasons: ClassVar[dict[str, str]] = TRAINED_LABELS
     exempt: ClassVar[dict[str, str]] = ROTATED
@@ -81,3 +84,9 @@ class RandProj(Estimator):
     def _mislabel_scores(self) -> Tensor:
         refuse_cosine(self, "mislabel_scores")
         return self._self_influence()
+
+    def _fit_work(self, study: Study) -> Work:
+        return projected_work(study, len(study.train), self.projection, self.dim)
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work:
+        return projected_work(study, tests, self.projection, self.dim) if what == "influence" else Work()

@@ -10,15 +10,17 @@ from torch import Tensor
 
 from influence_core.data import LabelledDataset
 from influence_core.estimators.base import Estimator
-from influence_core.estimators.gradient_products.checkpoints import check_last, weighted_checkpoints
+from influence_core.estimators.gradient_products.checkpoints import check_last, used, weighted_checkpoints
 from influence_core.estimators.gradient_products.projected import (
     PROJECTIONS,
     ROTATED,
     TRAINED_LABELS,
     ProjectionName,
     check_dim,
+    projected_work,
 )
 from influence_core.estimators.gradient_products.similarity import Similarity, refuse_cosine, unit_rows
+from influence_core.estimators.work import Work
 from influence_core.gradients import project
 from influence_core.progress import track
 from influence_core.study import Study
@@ -48,6 +50,7 @@ class TracInRP(Estimator):
     name: ClassVar[str] = "tracinrp"
     title: ClassVar[str] = "TracInRP"
     paper: ClassVar[str] = "Pruthi et al. 2020 (random projections)"
+    good_for: ClassVar[str] = "As good as TracIn at explaining, and answers new test images at once"
     needs: ClassVar[frozenset[str]] = frozenset({"trajectory"})
     cost: ClassVar[str] = "C N backward; a test image C backward"
     reasons: ClassVar[dict[str, str]] = TRAINED_LABELS
@@ -89,3 +92,10 @@ class TracInRP(Estimator):
     def _mislabel_scores(self) -> Tensor:
         refuse_cosine(self, "mislabel_scores")
         return self._self_influence()
+
+    def _fit_work(self, study: Study) -> Work:
+        return len(used(study, self.last)) * projected_work(study, len(study.train), self.projection, self.dim)
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work:
+        one = projected_work(study, tests, self.projection, self.dim)
+        return len(used(study, self.last)) * one if what == "influence" else Work()

@@ -13,20 +13,26 @@ from torch import Tensor, nn
 from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators.base import Estimator
-from influence_core.estimators.gradient_products.checkpoints import check_last
+from influence_core.estimators.gradient_products.checkpoints import check_last, used
 from influence_core.estimators.gradient_products.projected import (
     PROJECTIONS,
     ROTATED,
     TRAINED_LABELS,
     ProjectionName,
     check_dim,
+    projected_work,
 )
 from influence_core.estimators.gradient_products.similarity import Similarity, unit_rows
+from influence_core.estimators.work import Work
 from influence_core.gradients import Projections, sweep
 from influence_core.losses import cross_entropy
+from influence_core.models import model_outputs
 from influence_core.progress import track
 from influence_core.study import Study
 from influence_core.training import Checkpoint
+
+TRIED = 64
+"""Training images on which a loss is compared with cross-entropy, where nothing is to be computed yet."""
 
 
 @dataclass
@@ -62,6 +68,7 @@ class TRAK(Estimator):
     name: ClassVar[str] = "trak"
     title: ClassVar[str] = "TRAK"
     paper: ClassVar[str] = "Park et al. 2023"
+    good_for: ClassVar[str] = "Predicts retraining second best, and answers new test images at once"
     cost: ClassVar[str] = "C N backward and C k^3; a test image C backward"
     reasons: ClassVar[dict[str, str]] = TRAINED_LABELS
     exempt: ClassVar[dict[str, str]] = ROTATED
@@ -86,8 +93,7 @@ class TRAK(Estimator):
                 f"{self.title} attributes the margin log(p / (1 - p)), which belongs to cross-entropy; the loss of "
                 f"{study.name!r} is another one. Without a margin: TracInRP, RandProj."
             )
-        trajectory = study.trajectory
-        self.checkpoints_: list[Checkpoint] = [] if trajectory is None else list(trajectory)[-(self.last or 0) :]
+        self.checkpoints_: list[Checkpoint] = used(study, self.last)
         preconditioned, leverages, doubts, self.damping_ = [], [], [], []
         for model in self._models(study, "features of the training images"):
             features, doubt = self._features(model, study.train)
@@ -136,6 +142,21 @@ class TRAK(Estimator):
     def _mislabel_scores(self) -> Tensor:
         return self._self_influence()
 
+    def _unsuited(self, study: Study) -> list[str]:
+        return [] if _is_cross_entropy(study, TRIED) else ["a cross-entropy loss"]
+
+    def _fit_work(self, study: Study) -> Work:
+        train, count = len(study.train), max(1, len(used(study, self.last)))
+        solved = Work(algebra=3 * train * self.dim**2 + self.dim**3 / 3)
+        return count * (projected_work(study, train, self.projection, self.dim) + solved)
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work:
+        if what != "influence":
+            return Work()
+        products = Work(algebra=len(study.train) * tests * self.dim)
+        count = max(1, len(used(study, self.last)))
+        return count * (projected_work(study, tests, self.projection, self.dim) + products)
+
 
 def margin(outputs: Tensor, labels: Tensor) -> Tensor:
     """Log-odds of the labels, ``log(p / (1 - p))``, without the loss of digits of forming p.
@@ -152,10 +173,11 @@ def margin(outputs: Tensor, labels: Tensor) -> Tensor:
     return own[:, 0] - others.logsumexp(1)
 
 
-def _is_cross_entropy(study: Study) -> bool:
-    if study.loss is cross_entropy:
+def _is_cross_entropy(study: Study, most: int | None = None) -> bool:
+    """Whether the loss is cross-entropy; another function is tried on the training images, or on the first ones."""
+    if study.loss is cross_entropy or study.num_classes < 2:
         return study.num_classes > 1
-    outputs, labels = study.outputs("train"), study.train.labels
-    return study.num_classes > 1 and torch.allclose(
-        study.loss(outputs, labels), cross_entropy(outputs, labels), rtol=1e-4, atol=1e-6
-    )
+    ids = torch.arange(len(study.train))[:most]
+    outputs = study.outputs("train") if most is None else model_outputs(study.model, study.train, ids)
+    labels = study.train.labels[ids]
+    return torch.allclose(study.loss(outputs, labels), cross_entropy(outputs, labels), rtol=1e-4, atol=1e-6)

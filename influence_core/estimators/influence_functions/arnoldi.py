@@ -12,6 +12,7 @@ from influence_core.curvature.inverses import LeadingEigenpairs, check_damping
 from influence_core.errors import InvalidInput
 from influence_core.estimators.answers import Answer
 from influence_core.estimators.influence_functions.base import InfluenceFunction
+from influence_core.estimators.work import Work, diagonal_measured, multiplied, parameters_of, swept
 from influence_core.gradients import inner_products
 from influence_core.scores import Scale
 from influence_core.study import Study
@@ -44,6 +45,7 @@ class Arnoldi(InfluenceFunction):
     name: ClassVar[str] = "arnoldi"
     title: ClassVar[str] = "Arnoldi"
     paper: ClassVar[str] = "Schioppa et al. 2022"
+    good_for: ClassVar[str] = "Influence in the leading directions of the curvature; a long fit, then quick answers"
     cost: ClassVar[str] = "steps x 3 min(N, samples) backward + N backward; a test image 1 backward"
     scales: ClassVar[dict[str, Scale]] = {}
     exempt: ClassVar[dict[str, str]] = {
@@ -98,3 +100,14 @@ class Arnoldi(InfluenceFunction):
 
     def _mislabel_scores(self) -> Tensor:
         return self._self_influence()
+
+    def _fit_work(self, study: Study) -> Work:
+        train, size = len(study.train), parameters_of(study)
+        basis = Work(algebra=2.0 * self.steps**2 * size)  # orthogonalised twice against all vectors before
+        space = multiplied(min(train, self.samples), min(self.steps, size)) + basis
+        return space + diagonal_measured(study) + swept(train, self.rank, size)
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work:
+        if what == "parameter_change":
+            return swept(tests)
+        return swept(tests, self.rank, parameters_of(study)) if what == "influence" else Work()

@@ -15,6 +15,7 @@ from influence_core.curvature.inverses import InverseCurvature, Solved, worst
 from influence_core.estimators.answers import Answer, Changed
 from influence_core.estimators.base import Estimator
 from influence_core.estimators.changes import DataChange, term_gradient
+from influence_core.estimators.work import Work, parameters_of, swept
 from influence_core.gradients import inner_products, mean_gradient, per_sample_gradients
 from influence_core.progress import track
 from influence_core.scores import Scale
@@ -44,6 +45,7 @@ class InfluenceFunction(Estimator):
     reasons: ClassVar[dict[str, str]] = {"label_influence": "it explains the labels that were trained on"}
     learned: ClassVar[tuple[str, ...]] = ("inverse_",)
     solve_bytes: ClassVar[int] = SOLVE_BYTES
+    asks_validation: ClassVar[bool] = False  # for mislabel scores, in place of self-influence
 
     @abstractmethod
     def _fit_inverse(self, study: Study) -> InverseCurvature:
@@ -67,6 +69,32 @@ class InfluenceFunction(Estimator):
         """The data that these models take."""
         data = self.study_.split(split)
         return data if ids is None else data.subset(ids)
+
+    def _needed(self, what: str | None) -> frozenset[str]:
+        asks = what == "mislabel_scores" and self.asks_validation
+        return super()._needed(what) | ({"validation"} if asks else set())
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work | None:
+        asks = what == "mislabel_scores" and self.asks_validation
+        if what in ("self_influence", "mislabel_scores") and not asks:
+            return self._self_work(study)
+        queries = 1 if asks or what == "parameter_change" else tests
+        solve = self._solve_work(study, queries)
+        if solve is None:
+            return None
+        gradients = swept(len(study.split("validation")) if asks else tests)
+        if what == "parameter_change":
+            return gradients + solve
+        return gradients + solve + swept(len(study.train), queries, parameters_of(study))
+
+    def _self_work(self, study: Study) -> Work | None:
+        """The work of self-influence: here a solve for each training image."""
+        solve = self._solve_work(study, len(study.train))
+        return None if solve is None else swept(len(study.train)) + solve
+
+    def _solve_work(self, study: Study, vectors: int) -> Work | None:
+        """The work of multiplying so many vectors by the inverse; ``None`` where it is not known."""
+        return None
 
     def _influence(self, test_ids: Tensor) -> Answer:
         solved = self._solved("test", test_ids, f"{self.title}: solving for test images")

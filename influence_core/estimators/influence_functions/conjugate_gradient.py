@@ -39,4 +39,5 @@ class ConjugateGradient(ByConjugateGradients, Iterative):
     name: ClassVar[str] = "conjugategradient"
     title: ClassVar[str] = "Conjugate gradients"
     paper: ClassVar[str] = "Koh and Liang 2017"
+    good_for: ClassVar[str] = "The exact solve that other influence functions approximate; small models, few images"
     cost: ClassVar[str] = "M x iterations x 3 N backward + N backward; self-influence N x iterations x 3 N"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from influence_core.curvature.inverses import MeanOfInverses, check_damping
+from influence_core.curvature.inverses.mean_of_inverses import PAIR_BYTES
 from influence_core.errors import InvalidInput
 from influence_core.estimators.answers import Answer
 from influence_core.estimators.influence_functions.base import InfluenceFunction
+from influence_core.estimators.work import Work, parameters_of, swept
 from influence_core.scores import Scale
 from influence_core.study import Study
 
@@ -37,8 +40,10 @@ class DataInf(InfluenceFunction):
     name: ClassVar[str] = "datainf"
     title: ClassVar[str] = "DataInf"
     paper: ClassVar[str] = "Kwon et al. 2024"
+    good_for: ClassVar[str] = "A cheap influence function for small tensors; rough on whole networks"
     cost: ClassVar[str] = "N backward; influence 2 N + M backward; self-influence N^2 inner products"
     scales: ClassVar[dict[str, Scale]] = {}
+    asks_validation: ClassVar[bool] = True
 
     damping: float = 0.1
 
@@ -59,3 +64,14 @@ class DataInf(InfluenceFunction):
 
     def _mislabel_scores(self) -> Answer:
         return self._against_validation()
+
+    def _fit_work(self, study: Study) -> Work:
+        return swept(len(study.train))
+
+    def _solve_work(self, study: Study, vectors: int) -> Work:
+        return swept(len(study.train), 2 * vectors, parameters_of(study))
+
+    def _self_work(self, study: Study) -> Work:
+        train, size = len(study.train), parameters_of(study)
+        blocks = math.ceil(train * size * next(study.model.parameters()).element_size() / PAIR_BYTES)
+        return swept(train) + blocks * swept(train) + Work(algebra=train**2 * size)

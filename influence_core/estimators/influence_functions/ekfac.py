@@ -10,6 +10,7 @@ from torch import Tensor
 from influence_core.curvature import Draw
 from influence_core.curvature.inverses import InverseCurvature, KroneckerInverse, check_damping
 from influence_core.estimators.influence_functions.base import InfluenceFunction
+from influence_core.estimators.work import Work, kronecker_work, rotation, swept
 from influence_core.study import Study
 
 
@@ -41,6 +42,7 @@ class EKFAC(InfluenceFunction):
     name: ClassVar[str] = "ekfac"
     title: ClassVar[str] = "EK-FAC"
     paper: ClassVar[str] = "Grosse et al. 2023; George et al. 2018"
+    good_for: ClassVar[str] = "Predicts retraining best, in little time: the one to explain with"
     cost: ClassVar[str] = "2 N backward + eigendecompositions; influence N + M backward"
     exempt: ClassVar[dict[str, str]] = {"rotated_inputs": "labels are drawn by the content of an image"}
 
@@ -70,3 +72,13 @@ class EKFAC(InfluenceFunction):
 
     def _mislabel_scores(self) -> Tensor:
         return self._self_influence()
+
+    def _fit_work(self, study: Study) -> Work:
+        return kronecker_work(study, study.num_classes if self.labels == "exact" else 1)
+
+    def _solve_work(self, study: Study, vectors: int) -> Work:
+        return Work(algebra=2 * vectors * rotation(study))
+
+    def _self_work(self, study: Study) -> Work:
+        train = len(study.train)
+        return swept(train) + Work(algebra=train * rotation(study))

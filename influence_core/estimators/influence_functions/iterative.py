@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from influence_core.estimators.answers import Answer
 from influence_core.estimators.influence_functions.solving import Solving
@@ -14,6 +15,8 @@ class Iterative(Solving):
 
     That is one solve, where self-influence would take N.
     """
+
+    asks_validation: ClassVar[bool] = True
 
     def _self_influence(self) -> Answer:
         return self._self_by_solving()

@@ -15,6 +15,8 @@ from influence_core.errors import NotSupported
 from influence_core.estimators.answers import Answer, Changed
 from influence_core.estimators.changes import DataChange
 from influence_core.estimators.influence_functions.base import InfluenceFunction
+from influence_core.estimators.influence_functions.solving import TYPICAL_STEPS
+from influence_core.estimators.work import Work, swept
 from influence_core.gradients import squared_norms
 from influence_core.models import final_linear, layer_inputs
 from influence_core.scores import Coverage
@@ -53,6 +55,7 @@ class LastLayer(InfluenceFunction):
     name: ClassVar[str] = "lastlayer"
     title: ClassVar[str] = "Last layer"
     paper: ClassVar[str] = "Koh and Liang 2017 (last layer)"
+    good_for: ClassVar[str] = "Predicts retraining third best, in a moment, from the last layer alone"
     cost: ClassVar[str] = "N forward + one factorisation; a test image 1 forward"
     learned: ClassVar[tuple[str, ...]] = ("features_", "path_")
 
@@ -159,3 +162,32 @@ class LastLayer(InfluenceFunction):
 
     def _facts(self) -> dict[str, Any]:
         return super()._facts() | {"layer": self.path_}
+
+    def _unsuited(self, study: Study) -> list[str]:
+        path = final_linear(study.model, study.train.batch([0])[0])
+        fits = path is not None and study.model.get_parameter(f"{path}.weight".lstrip(".")).requires_grad
+        return [] if fits else ["a last layer that is linear and trained"]
+
+    def _fit_work(self, study: Study) -> Work:
+        train, classes = len(study.train), study.num_classes
+        width = self._width(study)
+        products = Work(algebra=train * classes * (classes + 1) / 2 * width**2)
+        if classes * width <= CHOLESKY_SIZE:
+            products += Work(algebra=(classes * width) ** 3 / 3)
+        return Work(forward=train) + products
+
+    def _call_work(self, study: Study, what: str, tests: int) -> Work:
+        """Coverage is measured with every answer, by a sweep over some training images; the rest is of one layer."""
+        train, size = len(study.train), study.num_classes * self._width(study)
+        covered = swept(min(train, COVERAGE_SAMPLES))
+        queries = train if what in ("self_influence", "mislabel_scores") else tests
+        solve = 2 * size**2 if size <= CHOLESKY_SIZE else TYPICAL_STEPS * train * 4 * size
+        answer = Work(algebra=queries * (solve + train * size))
+        if what == "parameter_change":
+            return answer
+        return answer + covered + Work(forward=tests if what == "influence" else 0)
+
+    def _width(self, study: Study) -> int:
+        """Numbers that go into an output of the layer, the bias included."""
+        layer = study.model.get_submodule(self._layer(study))
+        return sum(p.numel() for p in layer.parameters()) // study.num_classes

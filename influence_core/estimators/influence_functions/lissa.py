@@ -7,7 +7,11 @@ from typing import ClassVar
 
 from influence_core.curvature.inverses import InverseCurvature, NeumannSeries, check_count
 from influence_core.estimators.influence_functions.iterative import Iterative
+from influence_core.estimators.work import Work, diagonal_measured, multiplied
 from influence_core.study import Study
+
+POWER_STEPS = 20
+"""Products that find the largest eigenvalue."""
 
 
 @dataclass
@@ -36,6 +40,7 @@ class LiSSA(Iterative):
     name: ClassVar[str] = "lissa"
     title: ClassVar[str] = "LiSSA"
     paper: ClassVar[str] = "Agarwal et al. 2017; Koh and Liang 2017"
+    good_for: ClassVar[str] = "The classic series; cut short it ranks better than exact solves, but every image is slow"
     cost: ClassVar[str] = "M x steps x 3 N backward + N backward; self-influence N x steps x 3 N"
 
     steps: int = 100
@@ -57,3 +62,9 @@ class LiSSA(Iterative):
             steps=self.steps,
             seed=self.seed,
         )
+
+    def _fit_work(self, study: Study) -> Work:
+        return diagonal_measured(study) + multiplied(len(study.train), POWER_STEPS)
+
+    def _solve_work(self, study: Study, vectors: int) -> Work:
+        return multiplied(len(study.train), self.steps, vectors)

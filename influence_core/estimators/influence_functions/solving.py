@@ -16,7 +16,11 @@ from influence_core.curvature.inverses import (
     check_solve,
 )
 from influence_core.estimators.influence_functions.base import InfluenceFunction
+from influence_core.estimators.work import Work, diagonal_measured, multiplied
 from influence_core.study import Study
+
+TYPICAL_STEPS = 90
+"""Of conjugate gradients on the bundled digits, with the default damping, down to a residual of 1e-4."""
 
 
 @dataclass
@@ -31,6 +35,9 @@ class Solving(InfluenceFunction):
 
     def _check_parameters(self) -> None:
         check_solve(self.damping, self.tolerance)
+
+    def _fit_work(self, study: Study) -> Work | None:
+        return diagonal_measured(study)
 
 
 @dataclass
@@ -48,6 +55,12 @@ class ByConjugateGradients(Solving):
     def _curved(self, study: Study) -> nn.Module:
         """The model whose curvature is taken."""
         return study.model
+
+    def _fit_work(self, study: Study) -> Work | None:
+        return None if self.preconditioner is not None else super()._fit_work(study)
+
+    def _solve_work(self, study: Study, vectors: int) -> Work:
+        return multiplied(len(study.train), min(TYPICAL_STEPS, self.max_iterations), vectors)
 
     def _fit_inverse(self, study: Study) -> InverseCurvature:
         return InverseSpec("conjugategradient").fit(

@@ -12,7 +12,10 @@ from influence_core.curvature.inverses import MovingAscent, Variant, check_count
 from influence_core.errors import InvalidInput
 from influence_core.estimators.answers import Changed
 from influence_core.estimators.changes import DataChange
+from influence_core.estimators.influence_functions.lissa import POWER_STEPS
+from influence_core.estimators.influence_functions.solving import TYPICAL_STEPS
 from influence_core.estimators.sharpness.stationary import AtTheAscent
+from influence_core.estimators.work import Work, multiplied, parameters_of, swept
 from influence_core.gradients import inner_products
 from influence_core.study import Study
 
@@ -71,6 +74,7 @@ class SAMHIF(AtTheAscent):
     name: ClassVar[str] = "samhif"
     title: ClassVar[str] = "SAM influence (Hessian-based)"
     paper: ClassVar[str] = "Ren et al. 2025 (theorem 4.5)"
+    good_for: ClassVar[str] = "Nearest to retraining for small convex models trained with SAM; the slowest of all"
     cost: ClassVar[str] = "M x iterations x 6 N backward + 3 N backward"
     solve_bytes: ClassVar[int] = 4 * 2**20  # the Krylov space of each right-hand side has RESTART times its size
 
@@ -101,6 +105,15 @@ class SAMHIF(AtTheAscent):
             max_response=self.max_response,
             seed=self.seed,
         )
+
+    def _fit_work(self, study: Study) -> Work | None:
+        fitted = super()._fit_work(study)
+        return None if fitted is None else fitted + multiplied(len(study.train), POWER_STEPS)
+
+    def _solve_work(self, study: Study, vectors: int) -> Work:
+        steps = min(TYPICAL_STEPS, self.max_iterations)
+        second = multiplied(len(study.train), 1, vectors) + swept(len(study.train), vectors, parameters_of(study))
+        return 2 * steps * multiplied(len(study.train), 1, vectors) + second
 
     def _moving(self) -> MovingAscent:
         assert isinstance(self.inverse_, MovingAscent)

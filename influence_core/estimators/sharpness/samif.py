@@ -52,6 +52,7 @@ class SAMIF(ByConjugateGradients, AtTheAscent):
     name: ClassVar[str] = "samif"
     title: ClassVar[str] = "SAM influence (fast)"
     paper: ClassVar[str] = "Ren et al. 2025 (theorem 4.3)"
+    good_for: ClassVar[str] = "Influence for networks trained with SAM; exact for small ones, slow for each test image"
     cost: ClassVar[str] = "M x iterations x 3 N backward + 2 N backward"
 
     def _curved(self, study: Study) -> nn.Module:

@@ -11,6 +11,7 @@ from influence_core.curvature import check_radius, climbed
 from influence_core.estimators.answers import Answer
 from influence_core.estimators.influence_functions.solving import Solving
 from influence_core.estimators.sharpness.radius import radius
+from influence_core.estimators.work import Work, swept
 from influence_core.study import Study
 
 
@@ -25,6 +26,7 @@ class AtTheAscent(Solving):
         "label_influence": "it explains the labels that were trained on",
         "self_influence": "products of an image's gradients at different weights are no squares and can be negative",
     }
+    asks_validation: ClassVar[bool] = True
     learned: ClassVar[tuple[str, ...]] = ("ascent_", "perturbed_", "rho_", "rho_from_")
 
     rho: float | None = field(default=None, kw_only=True)
@@ -38,6 +40,10 @@ class AtTheAscent(Solving):
         self.rho_, self.rho_from_ = radius(study, self.rho)
         self.perturbed_, self.ascent_ = climbed(study.model, study.loss, study.train, self.rho_, self.p)
         self.inverse_ = self._fit_inverse(study)
+
+    def _fit_work(self, study: Study) -> Work | None:
+        inverse = super()._fit_work(study)
+        return None if inverse is None else swept(len(study.train)) + inverse
 
     def _train_model(self) -> nn.Module:
         return self.perturbed_

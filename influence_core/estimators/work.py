@@ -1,0 +1,145 @@
+"""What a piece of work consists of, counted before it starts: passes of single samples, steps, sweeps and algebra.
+
+An estimator says so in ``_fit_work`` and ``_call_work``; ``ic.estimators.expected_cost`` turns it into seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from influence_core.curvature.kronecker import find_layers
+from influence_core.curvature.operators import EXACT_OUTPUTS
+from influence_core.gradients import select
+from influence_core.study import Study
+from influence_core.training import Recipe, Sharpness
+
+VECTOR_SHARE = 1.3
+"""Of a plain pass: what a product with a curvature takes for every vector, beside one pass for its graph."""
+
+PRODUCT_BATCH = 256
+"""Samples of a batch of such a product."""
+
+EIGEN_FACTOR = 20
+"""Multiply-adds of an eigendecomposition of an n x n matrix in float64, over n^3, at the speed of a matrix product."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Counts; ``a + b`` is both, ``3 * a`` is three times as much.
+
+    Attributes:
+        forward: single-sample passes that keep outputs only.
+        backward: forward and backward passes whose per-sample gradients are used.
+        plain: forward and backward passes without these: of a training, or of a product with a curvature.
+        sweeps: passes over a dataset with per-sample gradients, each of which is planned and tried first.
+        steps: batches of plain passes.
+        algebra: multiply-adds of matrices beside the passes.
+    """
+
+    forward: float = 0.0
+    backward: float = 0.0
+    plain: float = 0.0
+    sweeps: float = 0.0
+    steps: float = 0.0
+    algebra: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        """Both."""
+        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Work)))
+
+    def __rmul__(self, times: float) -> Work:
+        """So many times as much."""
+        return Work(*(times * getattr(self, f.name) for f in fields(Work)))
+
+    def words(self) -> str:
+        """The passes as a person reads them, such as "1,000 forward, 12,000 backward"."""
+        counts = {"forward": self.forward, "backward": self.backward + self.plain}
+        return ", ".join(f"{round(n):,} {kind}" for kind, n in counts.items() if n) or "no passes"
+
+
+def swept(samples: float, queries: float = 0, size: float = 0) -> Work:
+    """One sweep over samples with per-sample gradients, and their products with queries of the model's size.
+
+    Ghost products may take less algebra than that; forming the gradients is in a backward pass.
+
+    Args:
+        samples: N.
+        queries: M.
+        size: P.
+
+    Returns:
+        The work.
+    """
+    return Work(backward=samples, sweeps=1, algebra=samples * queries * size)
+
+
+def multiplied(samples: int, count: float, vectors: int = 1) -> Work:
+    """Products of a curvature with vectors, streamed over samples.
+
+    Args:
+        samples: N.
+        count: number of products one after the other.
+        vectors: R, in each of them.
+
+    Returns:
+        The work: one graph for each batch, and ``VECTOR_SHARE`` of a pass for each vector.
+    """
+    batches = math.ceil(samples / PRODUCT_BATCH)
+    return count * Work(plain=samples * (1 + VECTOR_SHARE * vectors), steps=batches * (1 + vectors))
+
+
+def trained(samples: int, epochs: float, batch_size: int, passes: int = 1) -> Work:
+    """Training for some epochs.
+
+    Args:
+        samples: in the set that is trained on.
+        epochs: passes over it.
+        batch_size: samples a step.
+        passes: forward and backward passes of a step: 2 with an ascent.
+
+    Returns:
+        The work.
+    """
+    steps = epochs * math.ceil(samples / batch_size)
+    return passes * Work(plain=epochs * samples, steps=steps)
+
+
+def passes_of(how: Recipe | Sharpness) -> int:
+    """Forward and backward passes of a step of training: 2 where it climbs first, else 1."""
+    name, radius = (how.optimizer, how.rho) if isinstance(how, Recipe) else (how.solver, how.radius)
+    return 2 if name in ("sam", "asam", "fsam") and radius > 0 else 1
+
+
+def parameters_of(study: Study) -> int:
+    """P, the number of trained weights."""
+    return sum(p.numel() for p in study.model.parameters() if p.requires_grad)
+
+
+def diagonal_measured(study: Study) -> Work:
+    """The mean diagonal of the curvature, which damping is relative to: a sweep for each of up to 16 outputs."""
+    sweeps = study.num_classes if study.num_classes <= EXACT_OUTPUTS else 1
+    return Work(forward=len(study.train)) + sweeps * swept(len(study.train))
+
+
+def rotation(study: Study) -> float:
+    """Multiply-adds that take one gradient into the eigenbasis of Kronecker factors, or back."""
+    layers = find_layers(study.model, select(study.model))
+    return float(sum(n.groups * n.height * n.width * (n.height + n.width) for n in layers))
+
+
+def kronecker_work(study: Study, draws: int = 1) -> Work:
+    """Fitting K-FAC and the eigenvalues in its basis: labels, two sweeps, eigendecompositions and rotations.
+
+    Args:
+        study: whose training set it is.
+        draws: labels of each image.
+
+    Returns:
+        The work.
+    """
+    train = len(study.train)
+    layers = find_layers(study.model, select(study.model))
+    cubes = sum(n.groups * (n.height**3 + n.width**3) for n in layers)
+    algebra = EIGEN_FACTOR * cubes + draws * train * rotation(study)
+    return Work(forward=train, algebra=float(algebra)) + 2 * draws * swept(train)
