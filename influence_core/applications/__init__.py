@@ -5,13 +5,16 @@ The table of suggestions goes through a CSV file, on which a person decides: ``w
 ``write_csv`` and ``read_csv`` are earlier names of the first two.
 """
 
-from influence_core.applications.detection import Detection, Interval, detect, heavy_tailed, otsu
+from influence_core.applications.bootstrap import Bands, Interval
+from influence_core.applications.detection import Detection, detect
 from influence_core.applications.relabel_csv import read_csv, to_csv, write_csv
 from influence_core.applications.relabelling import apply_relabels, relabel, relabel_table
+from influence_core.applications.thresholds import heavy_tailed, otsu
 
 read_relabels, write_relabels = read_csv, write_csv
 
 __all__ = [
+    "Bands",
     "Detection",
     "Interval",
     "apply_relabels",

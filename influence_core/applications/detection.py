@@ -1,66 +1,68 @@
-"""Detecting mislabelled images: a threshold, and curves with confidence intervals where the truth is known."""
+"""Detecting mislabelled images: one cut through the scores, and curves with intervals where the truth is known."""
 
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from influence_core.applications.bootstrap import Bands, Interval, bootstrap
+from influence_core.applications.ranking import Integers, Ranking
+from influence_core.applications.thresholds import heavy_tailed, otsu
 from influence_core.errors import InvalidInput, NotSupported, StaleResult
 from influence_core.scores import Scores
 from influence_core.study import Study
 
-Floats = NDArray[np.float64]
-
-_RESAMPLES = 1000
-_CHUNK = 2**22  # resampled counts held at once
-
-
-class Interval(NamedTuple):
-    """A 95 % confidence interval."""
-
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """Both ends in per cent."""
-        return f"{100 * self.low:.1f} to {100 * self.high:.1f}"
+__all__ = ["Bands", "Detection", "Interval", "bootstrap", "detect", "heavy_tailed", "otsu"]
 
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """How well scores separate wrong labels from right ones.
+    """How well scores separate wrong labels from right ones, and the set of images that is flagged.
+
+    The set is always that of the images with a score above a threshold, so images of one score stay together. It is
+    chosen by ``cut``, ``budget``, ``at_precision`` or ``at_recall``; each gives a new detection.
 
     Attributes:
-        scores: mislabel or self-influence scores of all training images.
-        threshold: images with a larger score are flagged.
+        scores: mislabel or self-influence scores, of all training images or of those given to ``within``.
+        threshold: images with a larger score are flagged; compared in float64.
         flagged: ids of the flagged training images, most suspicious first, int64.
-        corrupted: which labels are known to be wrong, bool [N]; ``None`` if the truth is unknown, and then so is
-            everything below.
-        roc: false_positive_rate, true_positive_rate, threshold.
-        pr: recall, precision, threshold.
+        ranking: the order of suspicion and the sets that a threshold can make.
+        seed: of the bootstrap.
+        corrupted: which labels are known to be wrong, bool [N]; ``None`` if the truth is unknown. Everything below is
+            ``None`` then, and where all labels are right or all are wrong.
+        roc: false_positive_rate, true_positive_rate, threshold: scores of at least the threshold count as flagged.
+        pr: recall, precision, threshold, likewise.
+        checked: the detection curve (SAM attribution paper, figures 1b and 3): number of images checked, most
+            suspicious first, wrong labels found among them, and a threshold that flags just these; one row for each
+            set that a threshold can make, from none to all.
         auc: area under the ROC curve, 0 to 1.
         ap: average precision, 0 to 1; a random order has the share of wrong labels.
         auc_interval: bootstrap over training images, 95 %.
         ap_interval: likewise.
+        bands: pointwise 95 % bands of the three curves, from the same resamples.
     """
 
     scores: Scores
     threshold: float
     flagged: Tensor
+    ranking: Ranking = field(repr=False)
+    seed: int = 0
     corrupted: Tensor | None = None
     roc: pd.DataFrame | None = None
     pr: pd.DataFrame | None = None
+    checked: pd.DataFrame | None = None
     auc: float | None = None
     ap: float | None = None
     auc_interval: Interval | None = None
     ap_interval: Interval | None = None
+    bands: Bands | None = None
 
     def at(self, threshold: float) -> dict[str, float]:
         """What flagging every score above ``threshold`` means.
@@ -69,14 +71,16 @@ class Detection:
             threshold: to try.
 
         Returns:
-            flagged (a count) and, where the truth is known, precision and recall.
+            flagged (a count) and, where the truth is known, precision and, if there is any wrong label, recall.
         """
-        above = self.scores.values > threshold
-        result = {"flagged": float(above.sum())}
-        if self.corrupted is not None:
-            found = float((above & self.corrupted).sum())
-            result["precision"] = found / max(1.0, float(above.sum()))
-            result["recall"] = found / max(1.0, float(self.corrupted.sum()))
+        place = self.ranking.place(_number(threshold, "threshold"))
+        flagged = float(self.ranking.sizes[place])
+        result = {"flagged": flagged}
+        if self.ranking.found is not None:
+            found, wrong = float(self.ranking.found[place]), float(self.ranking.found[-1])
+            result["precision"] = found / max(1.0, flagged)
+            if wrong:
+                result["recall"] = found / wrong
         return result
 
     def cut(self, threshold: float) -> Detection:
@@ -88,12 +92,124 @@ class Detection:
         Returns:
             A detection that shares all but the threshold and the flags.
         """
-        threshold = float(threshold)
-        return replace(self, threshold=threshold, flagged=_flagged(self.scores, threshold))
+        threshold = _number(threshold, "threshold")
+        return replace(self, threshold=threshold, flagged=self.ranking.ids[: self.ranking.above(threshold)])
+
+    def budget(self, count: int) -> Detection:
+        """Flag the most suspicious images, as many as there is time to look at.
+
+        Args:
+            count: images to flag, 0 to N.
+
+        Returns:
+            A detection whose threshold lies midway between the last flagged score and the next one. Where scores tie
+            across the cut, the largest set of at most ``count`` that a threshold can make: ``len(.flagged)`` tells.
+
+        Raises:
+            InvalidInput: if ``count`` is not a whole number from 0 to N.
+        """
+        images = len(self.ranking.values)
+        try:
+            wanted = operator.index(count)
+        except TypeError:
+            wanted = -1
+        if not 0 <= wanted <= images:
+            raise InvalidInput(f"a budget of {count!r} images; give a whole number from 0 to {images}")
+        return self._choose(int(np.searchsorted(self.ranking.sizes, wanted, side="right")) - 1)
+
+    def at_precision(self, precision: float) -> Detection:
+        """Flag as many images as possible, so that at least this share of the flags is right.
+
+        Args:
+            precision: 0 to 1.
+
+        Returns:
+            The detection with the largest set that has the precision.
+
+        Raises:
+            InvalidInput: if ``precision`` is out of range or no set reaches it.
+        """
+        precision = _number(precision, "precision", 0.0, 1.0)
+        sizes, found = self.ranking.sizes, self._truth("a precision")
+        reached = found[1:] / sizes[1:]
+        enough = np.flatnonzero(reached >= precision)
+        if not enough.size:
+            best = int(np.flatnonzero(reached == reached.max())[-1]) + 1
+            raise InvalidInput(
+                f"no set of the most suspicious images has a precision of {precision:g}; the best is "
+                f"{found[best] / sizes[best]:.4g}, at {sizes[best]} images: ask for no more than that"
+            )
+        return self._choose(int(enough[-1]) + 1)
+
+    def at_recall(self, recall: float) -> Detection:
+        """Flag as few images as possible, so that at least this share of the wrong labels is among them.
+
+        Args:
+            recall: 0 to 1.
+
+        Returns:
+            The detection with the smallest set that has the recall.
+
+        Raises:
+            InvalidInput: if ``recall`` is out of range.
+            NotSupported: if no label is known to be wrong.
+        """
+        recall = _number(recall, "recall", 0.0, 1.0)
+        found = self._truth("a recall")
+        if not found[-1]:
+            raise NotSupported("a recall needs wrong labels, and here all labels are right: use .budget(count)")
+        return self._choose(int(np.flatnonzero(found / found[-1] >= recall)[0]))
+
+    def within(self, ids: Iterable[int] | Tensor) -> Detection:
+        """The same scores and the same threshold, judged on some of the images only, such as those of one class.
+
+        Args:
+            ids: training images, each once, in any order.
+
+        Returns:
+            A detection of these images alone: scores, flags, curves, areas and intervals. It has no curves where all
+            their labels are right or all are wrong.
+
+        Raises:
+            InvalidInput: if there is no id, or one is not a whole number, named twice, or without a score.
+        """
+        wanted = torch.from_numpy(_ids(ids))
+        if not len(wanted):
+            raise InvalidInput("there is no image to judge the scores on; give at least one training id")
+        if len(wanted.unique()) != len(wanted):
+            raise InvalidInput("a training image is named twice; give each id once")
+        known = self.scores.train_ids
+        unknown = wanted[~torch.isin(wanted, known)]
+        if len(unknown):
+            raise InvalidInput(
+                f"no score for training image {int(unknown[0])}; there are {len(known)}, from {int(known.min())} "
+                f"to {int(known.max())}"
+            )
+        chosen = torch.isin(known, wanted)
+        scores = replace(self.scores, values=self.scores.values[chosen], train_ids=known[chosen])
+        wrong = None if self.corrupted is None else self.corrupted[chosen]
+        return _judged(scores, wrong, self.threshold, self.seed)
+
+    def _truth(self, what: str) -> Integers:
+        """Wrong labels in each set that a threshold can make."""
+        if self.ranking.found is None:
+            raise NotSupported(
+                f"{what} needs true labels for the training set: LabelledDataset(..., true_labels=...); without them, "
+                "use .budget(count) or .cut(threshold)"
+            )
+        return self.ranking.found
+
+    def _choose(self, place: int) -> Detection:
+        """The set at a place of the ranking."""
+        chosen = self.ranking.ids[: int(self.ranking.sizes[place])]
+        return replace(self, threshold=float(self.ranking.thresholds[place]), flagged=chosen)
 
     def __repr__(self) -> str:
         """Areas with intervals and the number of flagged images."""
-        curves = f"AUC {self.auc:.3f}, AP {self.ap:.3f}, " if self.auc is not None else "truth unknown, "
+        if self.auc is not None:
+            curves = f"AUC {self.auc:.3f}, AP {self.ap:.3f}, "
+        else:
+            curves = "truth unknown, " if self.corrupted is None else "labels of one kind, "
         return f"Detection({self.scores.name}: {curves}{len(self.flagged)} of {len(self.scores.values)} flagged)"
 
     def _repr_html_(self) -> str:
@@ -121,11 +237,11 @@ def detect(study: Study, scores: Scores, threshold: float | None = None, seed: i
         seed: of the bootstrap.
 
     Returns:
-        Threshold, flagged images, curves, areas and their 95 % bootstrap confidence intervals (1000 resamples).
+        Threshold, flagged images, curves, areas, and the 95 % bootstrap intervals and bands (1000 resamples).
 
     Raises:
         NotSupported: if the scores are of another kind.
-        InvalidInput: if they do not cover the training set.
+        InvalidInput: if they do not cover the training set, or the threshold is not finite.
         StaleResult: if they were computed on another study.
     """
     if scores.kind not in ("mislabel", "self_influence"):
@@ -134,11 +250,16 @@ def detect(study: Study, scores: Scores, threshold: float | None = None, seed: i
         raise InvalidInput(f"there are scores for {len(scores.train_ids)} of {len(study.train)} training images")
     if scores.meta.get("study", study.fingerprint) != study.fingerprint:
         raise StaleResult(f"these {scores.name} scores belong to another study: call .fit(study) again")
-    cut = otsu(scores.values) if threshold is None else float(threshold)
-    flagged = _flagged(scores, cut)
-    wrong = study.train.corrupted
+    cut = otsu(scores.values) if threshold is None else _number(threshold, "threshold")
+    return _judged(scores, study.train.corrupted, cut, seed)
+
+
+def _judged(scores: Scores, wrong: Tensor | None, threshold: float, seed: int) -> Detection:
+    """The detection of scores whose labels are wrong where ``wrong`` says so, bool [N]."""
+    ranking = Ranking.of(scores, wrong)
+    flagged = ranking.ids[: ranking.above(threshold)]
     if wrong is None or not bool(wrong.any()) or bool(wrong.all()):
-        return Detection(scores, cut, flagged)
+        return Detection(scores, threshold, flagged, ranking, seed, corrupted=wrong)
     from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
     truth, values = wrong.numpy(), scores.values.double().numpy()
@@ -146,98 +267,41 @@ def detect(study: Study, scores: Scores, threshold: float | None = None, seed: i
     precision, recall, at_pr = precision_recall_curve(truth, values)
     roc = {"false_positive_rate": false_positive, "true_positive_rate": true_positive, "threshold": at_roc}
     pr = {"recall": recall[:-1], "precision": precision[:-1], "threshold": at_pr}
-    auc_interval, ap_interval = bootstrap(truth, values, seed)
+    checked = {"checked": ranking.sizes, "found": ranking.found, "threshold": ranking.thresholds}
+    auc_interval, ap_interval, bands = bootstrap(truth, values, seed)
     return Detection(
         scores,
-        cut,
+        threshold,
         flagged,
+        ranking,
+        seed,
         corrupted=wrong,
         roc=pd.DataFrame(roc),
         pr=pd.DataFrame(pr),
+        checked=pd.DataFrame(checked),
         auc=float(roc_auc_score(truth, values)),
         ap=float(average_precision_score(truth, values)),
         auc_interval=auc_interval,
         ap_interval=ap_interval,
+        bands=bands,
     )
 
 
-def _flagged(scores: Scores, threshold: float) -> Tensor:
-    """Ids of the images above the threshold, most suspicious first, equal ones in the order of their ids."""
-    order = torch.sort(scores.values, descending=True, stable=True)
-    return scores.train_ids[order.indices[order.values > threshold]]
+def _number(value: float, what: str, low: float = -np.inf, high: float = np.inf) -> float:
+    """A finite number within bounds."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number) or not low <= number <= high:
+        bounds = "a finite number" if low == -np.inf else f"a number from {low:g} to {high:g}"
+        raise InvalidInput(f"the {what} is {value!r}; give {bounds}")
+    return number
 
 
-def otsu(values: Tensor) -> float:
-    """Otsu's threshold between the two groups of a histogram of 256 bins.
-
-    Influence scores have heavy tails, on which the threshold of the raw values lands in the tail and flags a handful.
-    The threshold of such scores (see ``heavy_tailed``) is found on log(1 + score / mean score), which bends the tail
-    alone and does not depend on the unit.
-
-    Args:
-        values: [N].
-
-    Returns:
-        The threshold, on the scale of ``values``; the maximum if all values are equal.
-    """
-    from skimage.filters import threshold_otsu
-
-    x = values.double().numpy()
-    if x.min() == x.max():
-        return float(x.max())
-    if heavy_tailed(values):
-        return float(np.expm1(threshold_otsu(np.log1p(x / x.mean()), nbins=256)) * x.mean())
-    return float(threshold_otsu(x, nbins=256))
-
-
-def heavy_tailed(values: Tensor) -> bool:
-    """Whether scores are better looked at on a logarithmic scale.
-
-    Args:
-        values: [N].
-
-    Returns:
-        True if no value is negative and the largest is more than ten times the upper quartile.
-    """
-    return bool(values.min() >= 0) and float(values.max()) > 10 * float(values.double().quantile(0.75))
-
-
-def bootstrap(truth: NDArray[np.bool_], values: Floats, seed: int = 0) -> tuple[Interval, Interval]:
-    """Percentile intervals of AUC and average precision over resampled images.
-
-    Resamples are counts per image, so one sort serves them all and ties are kept together.
-
-    Args:
-        truth: which labels are wrong, bool [N].
-        values: scores [N].
-        seed: of the resamples.
-
-    Returns:
-        The 95 % intervals of AUC and of average precision, each from 1000 resamples.
-    """
-    order = np.argsort(-values, kind="stable")
-    last_of_tie = np.append(np.diff(values[order]) != 0, True)
-    positive = truth[order]
-    generator = np.random.default_rng(seed)
-    areas: list[Floats] = []
-    left = _RESAMPLES
-    while left:
-        rows = min(left, max(1, _CHUNK // values.size))
-        counts = generator.multinomial(values.size, np.full(values.size, 1 / values.size), size=rows)
-        areas.append(_areas(counts, positive, last_of_tie))
-        left -= rows
-    auc, ap = np.nanpercentile(np.concatenate(areas), [2.5, 97.5], axis=0).T
-    return Interval(*map(float, auc)), Interval(*map(float, ap))
-
-
-def _areas(counts: NDArray[np.int64], positive: NDArray[np.bool_], last_of_tie: NDArray[np.bool_]) -> Floats:
-    """AUC and average precision of each row of counts, images in descending order of score; [rows, 2]."""
-    hits = np.cumsum(counts * positive, axis=1)[:, last_of_tie].astype(np.float64)
-    misses = np.cumsum(counts * ~positive, axis=1)[:, last_of_tie].astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):  # a resample without positives has no areas: NaN, skipped
-        new_hits = np.diff(hits, axis=1, prepend=0.0)
-        new_misses = np.diff(misses, axis=1, prepend=0.0)
-        auc = (new_misses * (hits - new_hits / 2)).sum(1) / (hits[:, -1] * misses[:, -1])
-        precision = np.where(hits + misses > 0, hits / np.maximum(hits + misses, 1.0), 0.0)
-        ap = (new_hits * precision).sum(1) / hits[:, -1]
-    return np.stack([auc, ap], axis=1)
+def _ids(ids: Iterable[int] | Tensor) -> Integers:
+    """Whole numbers from a list, a set, an array, a column or a tensor."""
+    array = np.asarray(ids if hasattr(ids, "__array__") else list(ids))
+    if array.size and array.dtype.kind not in "iu":
+        raise InvalidInput(f"training ids are whole numbers such as [3, 17]; these are of type {array.dtype}")
+    return array.astype(np.int64).ravel()
