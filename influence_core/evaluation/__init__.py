@@ -1,7 +1,21 @@
-"""Is a score true? Retrain without the images, and look."""
+"""Is a score true? Retrain without the images, and look. Do estimators agree, and where is the model wrong?"""
 
+from influence_core.evaluation.agreement import Agreement, agreement
+from influence_core.evaluation.confusions import confusions
 from influence_core.evaluation.leave_one_out import leave_one_out
 from influence_core.evaluation.linear_datamodelling import LDS, combine, lds
 from influence_core.evaluation.retraining import Retrain, Retrained, draw_subsets, retrain_subsets
 
-__all__ = ["LDS", "Retrain", "Retrained", "combine", "draw_subsets", "lds", "leave_one_out", "retrain_subsets"]
+__all__ = [
+    "LDS",
+    "Agreement",
+    "Retrain",
+    "Retrained",
+    "agreement",
+    "combine",
+    "confusions",
+    "draw_subsets",
+    "lds",
+    "leave_one_out",
+    "retrain_subsets",
+]

@@ -4,10 +4,13 @@ Every function returns a ``plotly.graph_objects.Figure`` with a transparent back
 """
 
 from influence_core.figures.confusion import confusion_matrix
-from influence_core.figures.curves import precision_recall, roc
+from influence_core.figures.curves import detection_curve, precision_recall, roc
 from influence_core.figures.explanation import explanation_strip
 from influence_core.figures.histogram import score_histogram
+from influence_core.figures.overlap import overlap
+from influence_core.figures.side_by_side import side_by_side
 from influence_core.figures.style import FLAGGED, HARMFUL, HELPFUL, MAIN, QUIET
+from influence_core.figures.text import as_text
 
 __all__ = [
     "FLAGGED",
@@ -15,9 +18,13 @@ __all__ = [
     "HELPFUL",
     "MAIN",
     "QUIET",
+    "as_text",
     "confusion_matrix",
+    "detection_curve",
     "explanation_strip",
+    "overlap",
     "precision_recall",
     "roc",
     "score_histogram",
+    "side_by_side",
 ]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Collection
 
 import plotly.graph_objects as go
 from torch import Tensor
 
-from influence_core.data import LabelledDataset
-from influence_core.figures.style import FLAGGED, HARMFUL, HELPFUL, style
+from influence_core.figures.strip import PITCH, Caption, Strip, answer, labels, strongest
+from influence_core.figures.style import HARMFUL, HELPFUL
 from influence_core.pictures import data_url
 from influence_core.scores import Scores
 from influence_core.study import Study
+
+_NAME = 14  # characters of a class
 
 
 def explanation_strip(
@@ -40,52 +41,21 @@ def explanation_strip(
     """
     sides = (("harmful", scores.harmful(test_id, k), HARMFUL), ("helpful", scores.helpful(test_id, k), HELPFUL))
     suspects = {int(i) for i in flagged}
-    largest = max(float(frame["score"].abs().max()) for _, frame, _ in sides) or 1.0
-    figure = go.Figure()
-    _picture(figure, 0.0, 0.75, data_url(study.test, test_id, 128), framed=False)
-    _caption(figure, 0.0, 0.75, f"test image {test_id}<br>{_answer(study, test_id)}")
+    largest = strongest(*(frame for _, frame, _ in sides))
+    strip = Strip()
+    said = f"test image {test_id}<br>{answer(study, test_id, _NAME)}"
+    strip.picture(0.0, 0.75, data_url(study.test, test_id, 128), Caption(said))
     for row, (title, frame, colour) in enumerate(sides):
         y = 1.5 - 1.5 * row
-        figure.add_annotation(
-            x=1.35, y=y + 1.12, text=f"<b>most {title}</b>", showarrow=False, xanchor="left", font={"color": colour}
+        strip.heading(1.35, y + 1.12, f"most {title}", colour)
+        strip.ranked(
+            study.train,
+            frame,
+            (1.35, y),
+            colour,
+            suspects,
+            largest,
+            lambda index, score: Caption(f"{labels(study.train, index, _NAME)} #{index}<br>{score:.3g}"),
         )
-        for column, (index, score) in enumerate(zip(frame["train_id"].tolist(), frame["score"].tolist(), strict=True)):
-            x = 1.35 + 1.1 * column
-            _picture(figure, x, y, data_url(study.train, index, 128), framed=index in suspects)
-            length = abs(score) / largest
-            figure.add_shape(type="rect", x0=x, x1=x + length, y0=y - 0.06, y1=y - 0.02, fillcolor=colour, line_width=0)
-            _caption(figure, x, y - 0.06, f"{_labels(study.train, index)} #{index}<br>{score:.3g}")
-    figure.update_xaxes(visible=False, range=[-0.1, 1.35 + 1.1 * k])
-    figure.update_yaxes(visible=False, range=[-0.5, 2.75], scaleanchor="x")
-    style(figure, height=430, margin={"l": 0, "r": 0, "t": 10, "b": 10})
-    return figure
-
-
-def _answer(study: Study, test_id: int) -> str:
-    """Label and prediction of a test image, with the model's confidence."""
-    true, predicted = int(study.test.labels[test_id]), int(study.predictions()[test_id])
-    confidence = float(study.probabilities()[test_id, predicted])
-    return f"{_name(study.test, true)} → {_name(study.test, predicted)} ({confidence:.0%})"
-
-
-def _labels(data: LabelledDataset, index: int) -> str:
-    """The given label; struck out before the true one where it is known to be wrong."""
-    given = int(data.labels[index])
-    true = given if data.true_labels is None else int(data.true_labels[index])
-    name = f"<b>{_name(data, true)}</b>"
-    return name if true == given else f"<s>{_name(data, given)}</s> {name}"
-
-
-def _name(data: LabelledDataset, label: int) -> str:
-    """Name of a class as text: Plotly reads some HTML."""
-    return html.escape(data.class_name(label), quote=False)
-
-
-def _picture(figure: go.Figure, x: float, y: float, source: str, framed: bool) -> None:
-    figure.add_layout_image(source=source, xref="x", yref="y", x=x, y=y + 1, sizex=1, sizey=1, sizing="contain")
-    if framed:
-        figure.add_shape(type="rect", x0=x, y0=y, x1=x + 1, y1=y + 1, line={"color": FLAGGED, "width": 3})
-
-
-def _caption(figure: go.Figure, x: float, y: float, text: str) -> None:
-    figure.add_annotation(x=x + 0.5, y=y, text=text, showarrow=False, yanchor="top", font={"size": 12})
+    margin = {"l": 0, "r": 0, "t": 10, "b": 10}
+    return strip.figure((-0.1, 1.35 + PITCH * k), (-0.5, 2.75), height=430, margin=margin)
