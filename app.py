@@ -1,6 +1,5 @@
 """The app's server: ``streamlit run app.py``, or ``streamlit run app.py -- --study my/study.toml``."""
 
-import asyncio
 import os
 import sys
 from pathlib import Path
@@ -9,30 +8,17 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import streamlit as st
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.middleware import Middleware
 
 PAGES = Path(__file__).parent / "pages"
 sys.path.insert(0, str(PAGES))  # the pages and this server share one copy of what is loaded
 
-from parts import errors, studies  # noqa: E402
+from parts import arguments, errors, guard, thumbnails  # noqa: E402
 
-
-async def picture(request: Request) -> Response:
-    """One thumbnail, named by the content of its dataset, so that a browser may keep it for ever."""
-    parameters = request.path_params
-    shown = await asyncio.to_thread(
-        studies.thumbnail, parameters["data"], parameters["index"], int(request.query_params.get("size", "96"))
-    )
-    if shown is None:
-        return PlainTextResponse("no such picture", status_code=404)
-    forever = {"Cache-Control": "public, max-age=31536000, immutable"}
-    return Response(shown, media_type="image/webp", headers=forever)
-
-
+arguments.given()  # what is wrong with them is said now, not to the first visitor
 app = st.App(
     PAGES / "main.py",
-    routes=[Route("/api/picture/{data}/{index:int}.webp", picture)],
+    routes=[thumbnails.route()],
+    middleware=[Middleware(guard.Guard)],
     on_script_error=errors.unexpected,
 )

@@ -42,6 +42,27 @@ def data_url(data: LabelledDataset, index: int, size: int = 96) -> str:
     return "data:image/webp;base64," + base64.b64encode(thumbnail(data, index, size)).decode()
 
 
+def original_url(data: LabelledDataset, index: int, most: int = 1024) -> str:
+    """A picture as it is, as a ``data:`` URL that loses nothing: for looking at it closely.
+
+    Args:
+        data: images, or a dataset that was given ``pictures``.
+        index: sample id, 0 to N - 1.
+        most: longer side in pixels beyond which it is made smaller.
+
+    Returns:
+        A PNG file in a URL.
+
+    Raises:
+        NotSupported: if the samples are no images and the dataset has no pictures of them.
+    """
+    image = data.picture(index).convert("RGB")
+    image.thumbnail((most, most))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
 def picture_html(data: LabelledDataset | None, index: int, caption: str) -> str:
     """A small HTML figure of one sample; every name in it is escaped.
 
@@ -56,15 +77,20 @@ def picture_html(data: LabelledDataset | None, index: int, caption: str) -> str:
     image, label = "", ""
     if data is not None:
         given = int(data.labels[index])
-        label = data.class_name(given)
+        label = _name(data, given)
         if data.true_labels is not None and int(data.true_labels[index]) != given:
-            label += f" (truly {data.class_name(int(data.true_labels[index]))})"
+            label += f" (truly {_name(data, int(data.true_labels[index]))})"
         try:
             image = f'<img src="{data_url(data, index, 64)}" width="64" alt="" style="border-radius:4px"><br>'
         except NotSupported:
             image = ""
-    text = f"<b>{html.escape(label)}</b><br>" if label else ""
+    text = f"<b>{label}</b><br>" if label else ""
     return (
         f'<div style="text-align:center;min-width:64px">{image}{text}'
         f'<span style="opacity:.7">#{index} · {html.escape(caption)}</span></div>'
     )
+
+
+def _name(data: LabelledDataset, label: int) -> str:
+    """A class as HTML; a name written from right to left leaves what stands beside it where it is."""
+    return f"<bdi>{html.escape(data.class_name(label))}</bdi>"

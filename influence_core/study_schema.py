@@ -19,7 +19,8 @@ CUSTOM = "custom"
 MOST_BYTES = 1 << 20
 _DOTS = 64
 _MOST_SHOWN = 200
-_DEEP_KEY = re.compile(r"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){64}""")
+# possessive, and a word is tried from its start alone: otherwise one long word would take the square of its length
+_DEEP_KEY = re.compile(r"""(?:(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -17,12 +17,14 @@ from influence_core.data.dataset import LabelledDataset, Shareable, stack_inputs
 from influence_core.errors import InvalidInput
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class EncodedImages(Shareable, Dataset[tuple[Tensor, int]]):
     """Encoded pictures (bytes or files), decoded when asked for and normalised as the model expects.
 
-    Each read opens its file anew, so several threads may read at once.
+    Each read opens its file anew, so several threads may read at once. Inputs are the pixels as Pillow gives them, and
+    torchvision too; ``picture`` is turned as the camera noted in the file (EXIF), which Pillow does for TIFF alone.
 
     Args:
         sources: the bytes of a picture file, or its path, for each sample.
@@ -59,7 +61,7 @@ class EncodedImages(Shareable, Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Normalised input [C, H, W] and label."""
-        image = self.picture(index).convert("L" if self.mean.numel() == 1 else "RGB")
+        image = self._decoded(index).convert("L" if self.mean.numel() == 1 else "RGB")
         if self.size is not None and image.size != self.size[::-1]:
             image = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255.0)
@@ -72,16 +74,54 @@ class EncodedImages(Shareable, Dataset[tuple[Tensor, int]]):
         return stack_inputs([self[i][0] for i in listed], listed, "image")
 
     def picture(self, index: int) -> Image.Image:
-        """The picture as a person sees it, at its own size."""
+        """The picture as a person sees it: upright, at its own size.
+
+        Args:
+            index: sample id.
+
+        Returns:
+            A picture in mode "L" or "RGB".
+        """
+        return self._decoded(index, upright=True)
+
+    def _decoded(self, index: int, upright: bool = False) -> Image.Image:
         source = self.sources[index]
+        what = f"image {index}" if isinstance(source, bytes) else str(source)
+        if isinstance(source, Path):
+            _check_plain(source)
         try:
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                _check_pixels(image)
+                image.load()
+                if upright:
+                    _turn_upright(image)
                 if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
                     return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
                 return image.convert("L" if image.mode in ("1", "L") else "RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            what = f"image {index}" if isinstance(source, bytes) else str(source)
+        except (*_UNREADABLE, Image.DecompressionBombWarning) as error:  # the warning where warnings are errors
             raise InvalidInput(f"{what} cannot be read as a picture ({error}). Remove or replace it.") from error
+
+
+def _check_plain(file: Path) -> None:
+    """Refuse a folder, a pipe and a device: opening a pipe waits for ever, and a device may never end."""
+    if not file.is_file() and file.exists():
+        raise InvalidInput(f"{file} has the name of a picture but is no plain file. Remove or rename it.")
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Refuse a small file that would fill the memory, before it is decoded; Pillow only warns up to twice its limit."""
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and image.width * image.height > most:
+        raise Image.DecompressionBombError(
+            f"it has {image.width:,} x {image.height:,} pixels, more than the {most:,} of PIL.Image.MAX_IMAGE_PIXELS"
+        )
+
+
+def _turn_upright(image: Image.Image) -> None:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # damaged notes of a camera say nothing, and the pixels are there already
+        return
 
 
 def image_folder(
@@ -107,7 +147,7 @@ def image_folder(
         The dataset; true labels are unknown.
 
     Raises:
-        InvalidInput: if there is no such folder, no picture, or a sub-folder that is no class.
+        InvalidInput: if there is no such folder, no picture, a sub-folder that is no class, or a pipe as a picture.
     """
     root = Path(path)
     folders = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
@@ -125,6 +165,8 @@ def image_folder(
     ]
     if not files:
         raise InvalidInput(f"{root} holds no picture; these endings are read: {', '.join(SUFFIXES)}")
+    for file, _ in files:
+        _check_plain(file)
     labels = torch.tensor([label for _, label in files])
     images = EncodedImages([file for file, _ in files], labels, size, mean, std)
     return LabelledDataset(

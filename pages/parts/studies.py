@@ -1,8 +1,6 @@
 """The studies that this server has open. They are shared by all browser tabs and never changed."""
 
-import argparse
-import importlib
-import sys
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from urllib.parse import quote
 from streamlit import config
 
 import influence_core as ic
+from parts import arguments
 
 SIZES = (64, 96, 192, 384)
 """Sides of the thumbnails that may be asked for, in pixels."""
@@ -35,39 +34,68 @@ _DEMOS = {
     "digits": Source(lambda: ic.demo.digits(), "ic.demo.digits()"),
     "digits-40": Source(lambda: ic.demo.digits(noise=0.4), "ic.demo.digits(noise=0.4)"),
 }
-_lock = threading.RLock()
+_MOST_SHOWN = 80
+_MOST_BYTES = 1 << 20
+_OF_OURS = [
+    re.compile(rb"^[ \t]*" + line, re.MULTILINE)
+    for line in (rb"version[ \t]*=[ \t]*[12]\b", rb"\[[ \t]*model[ \t]*\]", rb"(architecture|weights)[ \t]*=")
+]
+_lock = threading.RLock()  # of the three tables below; never held while files are read
+_loading = threading.RLock()
 _sources: dict[str, Source] = {}
 _studies: dict[str, ic.Study] = {}
 _datasets: dict[str, ic.data.LabelledDataset] = {}
 
 
 def sources() -> dict[str, Source]:
-    """Every study that can be chosen, by its name in the URL; those of the command line come first."""
+    """Every study that can be chosen, by its name in the URL; those of the command line come first, broken or not."""
     with _lock:
         if not _sources:
-            for path in _arguments().study:
-                add(path)
+            for path in arguments.given().study:
+                _listed(path / "study.toml" if path.is_dir() else path)
             _sources.update(_DEMOS)
         return dict(_sources)
 
 
+def default() -> str:
+    """The name of the study to begin with where the URL names none."""
+    return next(iter(sources()))
+
+
 def add(path: str) -> str:
-    """Make a study file choosable.
+    """Open a study file that a browser asked for, and make it choosable.
 
     Args:
-        path: ``study.toml``, or the folder it lies in.
+        path: ``study.toml``, or the folder it lies in, in the folder that this server may open (``--root``).
 
     Returns:
         Its name in the URL.
+
+    Raises:
+        InvalidInput: if there is no study in that folder, in the same words whatever else may be there; or what is
+            wrong with a study that is.
     """
-    file = Path(path).expanduser().resolve()
-    file = file / "study.toml" if file.is_dir() else file
-    key = next((k for k, s in _sources.items() if s.code == _code(file)), None)
-    if key is None:
-        stem = file.parent.name or "study"
-        key = next(k for k in (stem, *(f"{stem}-{n}" for n in range(2, 1000))) if k not in _sources | _DEMOS)
-        _sources[key] = Source(lambda: ic.Study.load(file), _code(file))
-    return key
+    root = arguments.given().root
+    refusal = (
+        f"there is no study at {path[:_MOST_SHOWN]!r}{'…' * (len(path) > _MOST_SHOWN)} in the folder that this server "
+        f"may open, {root}. Save one there with Study.save, or choose another folder by starting the server with "
+        "streamlit run app.py -- --root FOLDER."
+    )
+    file = _inside(root, path)
+    if file is None:
+        raise ic.InvalidInput(refusal)
+    with _loading:
+        key = next((k for k, s in sources().items() if s.code == _code(file)), None)
+        if key is not None:
+            return key
+        try:
+            loaded = ic.Study.load(file)
+            data = _pictured(loaded)
+        except ic.InfluenceError as error:
+            raise (error if _is_ours(file) else ic.InvalidInput(refusal)) from None
+        key = _listed(file)
+        _keep(key, loaded, data)
+        return key
 
 
 def study(key: str) -> ic.Study:
@@ -82,20 +110,18 @@ def study(key: str) -> ic.Study:
     Raises:
         InvalidInput: if no such study is open here, or its files are broken.
     """
-    with _lock:
-        known = sources()
-        if key not in known:
-            raise ic.InvalidInput(
-                f"this server has no study {key!r} open. Choose another, or start the server with "
-                "streamlit run app.py -- --study path/to/study.toml."
-            )
-        if key not in _studies:
-            loaded = known[key].load()
-            for split in ("train", "test"):
-                data = loaded.split(split)
-                _datasets[data.fingerprint[:16]] = data
-            _studies[key] = loaded
-        return _studies[key]
+    known = sources()
+    if key not in known:
+        raise ic.InvalidInput(
+            f"this server has no study {key!r} open. Choose another, or start the server with "
+            "streamlit run app.py -- --study path/to/study.toml."
+        )
+    if key not in _studies:
+        with _loading:
+            if key not in _studies:
+                loaded = known[key].load()
+                _keep(key, loaded, _pictured(loaded))
+    return _studies[key]
 
 
 def is_loaded(key: str) -> bool:
@@ -114,9 +140,13 @@ def picture_url(data: ic.data.LabelledDataset, index: int, size: int = 96) -> st
     Returns:
         A path on this server.
     """
+    return f"{quote(picture_base())}/{data.fingerprint[:16]}/{int(index)}.webp?size={size}"
+
+
+def picture_base() -> str:
+    """The path on this server below which the thumbnails are, without quoting."""
     base = str(config.get_option("server.baseUrlPath") or "").strip("/")
-    prefix = f"/{quote(base)}" if base else ""
-    return f"{prefix}/api/picture/{data.fingerprint[:16]}/{int(index)}.webp?size={size}"
+    return f"/{base}/api/picture" if base else "/api/picture"
 
 
 def thumbnail(data_key: str, index: int, size: int) -> bytes | None:
@@ -148,11 +178,45 @@ def _code(file: Path) -> str:
     return f"ic.Study.load({str(file)!r})"
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="streamlit run app.py --")
-    parser.add_argument("--study", action="append", default=[], help="path of a study.toml; may be given again")
-    parser.add_argument("--plugin", action="append", default=[], help="Python module to import first")
-    arguments, _ = parser.parse_known_args(sys.argv[1:])
-    for module in arguments.plugin:
-        importlib.import_module(module)
-    return arguments
+def _listed(file: Path) -> str:
+    """The name of a study file in the URL; a new one is given a name that is free."""
+    with _lock:
+        key = next((k for k, s in _sources.items() if s.code == _code(file)), None)
+        if key is None:
+            stem = file.parent.name or "study"
+            names = (stem, *(f"{stem}-{n}" for n in range(2, 1000)))
+            key = next(name for name in names if name not in _sources | _DEMOS)
+            _sources[key] = Source(lambda: ic.Study.load(file), _code(file))
+        return key
+
+
+def _keep(key: str, loaded: ic.Study, data: dict[str, ic.data.LabelledDataset]) -> None:
+    with _lock:
+        _datasets.update(data)
+        _studies[key] = loaded
+
+
+def _pictured(loaded: ic.Study) -> dict[str, ic.data.LabelledDataset]:
+    """The datasets whose pictures the pages show, by the start of their fingerprints; every sample is read once."""
+    return {data.fingerprint[:16]: data for data in (loaded.split("train"), loaded.split("test"))}
+
+
+def _inside(root: Path, path: str) -> Path | None:
+    """The study file that a path means, or ``None`` if there is none inside of ``root``, once links are followed."""
+    try:
+        file = (root / Path(path).expanduser()).resolve(strict=True)
+        if file.is_relative_to(root) and file.is_dir():
+            file = (file / "study.toml").resolve(strict=True)
+        return file if file.is_relative_to(root) and file.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # missing, unreadable, too long; a loop or no such user; NUL
+        return None
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file has the lines that every study file has, so that what is wrong with it may be said."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(_MOST_BYTES)
+    except OSError:
+        return False
+    return all(line.search(start) for line in _OF_OURS)
