@@ -1,93 +1,153 @@
-"""Browse the model's mistakes, and the training images behind each."""
+"""Browse the model's mistakes, and the training images behind each, under up to four estimators."""
 
 import streamlit as st
-from parts import frame, panels, results
+from parts import errors, frame, panels, selection
 
 import influence_core as ic
 
-MOST = 300
+MOST = 2000
 
 choice: frame.Choice = st.session_state["choice"]
-study = choice.study
-wrong = panels.mistakes(study, choice.label)
-default = int(wrong[0]) if len(wrong) else 0
+study, picked = choice.study, choice.picked
+names = study.class_names
+shown = panels.mistakes(study, picked.label, picked.cell)
+test_id = picked.test if picked.test is not None else int(shown[0]) if len(shown) else None
+together = len(choice.explainers) > 1
+
+
+def square() -> None:
+    """A click on a square shows its images; a click on the chosen one shows all again."""
+    points = st.session_state["matrix"]["selection"]["points"]
+    cell = tuple(int(n) for n in points[0]["customdata"][:2]) if points else None
+    selection.change(cell=None if cell in (None, picked.cell) else f"{cell[0]},{cell[1]}")
+
+
+def matrix() -> None:
+    """Labels against predictions."""
+    st.plotly_chart(
+        ic.figures.confusion_matrix(study, label=picked.label, selected=picked.cell).update_layout(height=280),
+        on_select=square,
+        selection_mode="points",
+        key="matrix",
+        config={"displayModeBar": False},
+    )
+
+
+def list_of_mistakes() -> None:
+    """The squares of the matrix as a list that can be searched."""
+    pairs = ic.evaluation.confusions(study, label=picked.label)
+    cells = list(zip(pairs["label"].tolist(), pairs["predicted"].tolist(), strict=True))
+    counts = dict(zip(cells, pairs["count"].tolist(), strict=True))
+    if picked.cell is not None and picked.cell not in counts:
+        cells.insert(0, picked.cell)
+        counts[picked.cell] = len(shown)
+    st.session_state["confusion"] = picked.cell
+
+    def words(cell: tuple[int, int]) -> str:
+        return f"{errors.plain(names[cell[0]], 30)} → {errors.plain(names[cell[1]], 30)} · {counts[cell]:,}"
+
+    def chosen() -> None:
+        cell = st.session_state["confusion"]
+        selection.change(cell=None if cell is None else f"{cell[0]},{cell[1]}")
+
+    st.selectbox(
+        "Mistakes",
+        cells,
+        index=None,
+        key="confusion",
+        format_func=words,
+        on_change=chosen,
+        placeholder=f"all {sum(counts.values()):,}",
+        help="Label → prediction, the most frequent first. Type to search; or click a square of the matrix.",
+    )
+
+
+def image_box() -> None:
+    """Any test image, by its id."""
+    st.session_state["test"] = test_id
+    st.number_input(
+        "Test image",
+        0,
+        len(study.test) - 1,
+        value=None,
+        key="test",
+        on_change=lambda: selection.change(test=st.session_state["test"]),
+        placeholder="id",
+        help="The id of any test image.",
+    )
+
+
+def side_box() -> None:
+    """How many training images."""
+    st.session_state["k"] = picked.k
+    st.number_input(
+        "On each side",
+        1,
+        selection.MOST_IMAGES,
+        key="k",
+        on_change=lambda: selection.change(k=st.session_state["k"]),
+        help="How many harmful and how many helpful training images.",
+    )
+
+
+def browse(height: int, columns: int | None = None) -> None:
+    """The mistakes, to choose from."""
+    if not len(shown):
+        where = "images in this square" if picked.cell is not None else "mistakes in this class"
+        st.info(f"No {where}. Choose another, or any test image by its id.", icon=":material/check:")
+    panels.browser(study, shown[:MOST].tolist(), -1 if test_id is None else test_id, height, columns)
+    if len(shown) > MOST:
+        st.caption(f"the first {MOST:,} of {len(shown):,}: choose a class or a square")
+
+
+def python() -> None:
+    """The code and the link."""
+    if test_id is not None:
+        frame.share(choice, panels.explain_code(choice, test_id), "explain")
+
 
 frame.heading(
     "Explain",
-    f"{len(study.misclassified())} of {len(study.test):,} test images are misclassified. "
+    f"{len(study.misclassified()):,} of {len(study.test):,} test images are misclassified. "
     "Choose one to see the training images behind it.",
 )
-
-
-def choose(index: int) -> None:
-    """Show another test image. The URL holds it: a bound widget would take it along when the page is left."""
-    st.query_params["test"] = str(index)
-
-
-def asked() -> int:
-    """The test image that the URL names, or the model's surest mistake."""
-    named = st.query_params.get("test", "")
-    return int(named) if named.isdigit() and int(named) < len(study.test) else default
-
-
-one, two, three = st.columns([2, 3, 3], vertical_alignment="bottom", gap="medium")
-test_id = st.session_state["test"] = asked()
-one.number_input(
-    "Test image",
-    0,
-    len(study.test) - 1,
-    key="test",
-    on_change=lambda: choose(int(st.session_state["test"])),
-    help="The id of any test image.",
-)
-k = two.slider("Training images on each side", 3, 20, 5, key="k", bind="query-params")
-with three:
-    frame.copy_as_python(
-        choice,
-        f"{frame.fit_line(choice.estimator)}\nscores = estimator.influence(test=[{test_id}])\n"
-        f"harmful = scores.harmful({test_id}, k={k})\nhelpful = scores.helpful({test_id}, k={k})",
-        "explain",
-    )
-
-matrix, mistakes = st.columns([2, 3], gap="large")
-with matrix:
-    event = st.plotly_chart(
-        ic.figures.confusion_matrix(study),
-        on_select="rerun",
-        selection_mode="points",
-        key="cell",
-        config={"displayModeBar": False},
-    )
-    points = event["selection"]["points"]
-with mistakes:
-    if points:
-        label, predicted = int(points[0]["y"]), int(points[0]["x"])
-        mine = (study.test.labels == label) & (study.predictions() == predicted)
-        shown = panels.by_confidence(study, mine.nonzero().flatten())
-        names = study.class_names
-        st.markdown(f"**{names[label]} predicted as {names[predicted]}** · click the square again for all mistakes")
-    else:
-        shown = wrong
-        st.markdown("**Mistakes**, the model's surest first · click a square to see only its images")
-    if not len(shown):
-        st.info(
-            "No mistakes in this class. Choose another class, or any test image by its id.", icon=":material/check:"
-        )
-    with st.container(height=330, border=False):
-        panels.test_gallery(study, shown[:MOST].tolist(), test_id, choose)
-    if len(shown) > MOST:
-        st.caption(f"the first {MOST} of {len(shown):,}")
-
-scores = results.influence(study, choice.estimator, test_id)
-suspects = panels.flags(study, choice.estimator)
-pictures, table = st.tabs(["Pictures", "Table"])
-with pictures:
-    panels.explanation(study, scores, test_id, k, suspects, key="explain")
-with table:
-    harmful, helpful = st.columns(2)
-    harmful.markdown(":orange[**Most harmful**]")
-    harmful.dataframe(scores.harmful(test_id, k), hide_index=True)
-    helpful.markdown(":green[**Most helpful**]")
-    helpful.dataframe(scores.helpful(test_id, k), hide_index=True)
-    st.caption(f"{scores.name}: {scores.meaning}")
-    panels.caveats(scores)
+if any("test image" in note for note in picked.notes) and test_id is not None:
+    st.caption(f"Showing test image {test_id}, the model's surest mistake.")
+if together:  # the picker is a strip, so that the rows have the page
+    columns = st.columns([3, 2, 2, 2, 2], vertical_alignment="bottom", gap="small")
+    for column, draw in zip(columns, (list_of_mistakes, image_box, side_box), strict=False):
+        with column:
+            draw()
+    with columns[3].popover("Matrix", icon=":material/grid_on:", width="stretch"):
+        matrix()
+    with columns[4]:
+        python()
+    browse(height=142)
+    if test_id is not None:
+        left, right = st.columns([1, 7], gap="small")
+        with left:
+            panels.card(study, test_id)
+            panels.surest(study, test_id, "  \n")
+        with right:
+            there = panels.explanation(choice, test_id, choice.explainers, picked.k, "explain")
+        panels.tables(choice, there, test_id, picked.k)
+else:
+    left, right = st.columns([2, 5], gap="medium")
+    with left:
+        list_of_mistakes()
+        matrix()
+        browse(height=330, columns=3)
+    if test_id is not None:
+        with right:
+            card, controls = st.columns([1, 4], gap="medium", vertical_alignment="center")
+            with card:
+                panels.card(study, test_id, size=96)
+            with controls:
+                for column, draw in zip(
+                    st.columns(3, vertical_alignment="bottom"), (image_box, side_box, python), strict=True
+                ):
+                    with column:
+                        draw()
+                panels.surest(study, test_id)
+            there = panels.explanation(choice, test_id, choice.explainers, picked.k, "explain")
+            panels.tables(choice, there, test_id, picked.k)

@@ -1,4 +1,4 @@
-"""Navigation and the selectors that all pages share."""
+"""Navigation, the selection that all pages share, and the panel of a picture."""
 
 from pathlib import Path
 
@@ -8,27 +8,52 @@ st.set_page_config(
     page_title="influence", page_icon=str(Path(__file__).parent.parent / "assets" / "icon.png"), layout="wide"
 )
 
-from parts import errors, frame  # noqa: E402
+from parts import errors, frame, panels, selection, studies  # noqa: E402
 
 import influence_core as ic  # noqa: E402
 
-if "next_run" in st.session_state:  # a study was just opened; a widget's value can only be set before it is drawn
-    st.session_state["run"] = st.session_state.pop("next_run")
-
-st.html("<style>[data-testid=stMainBlockContainer]{padding-top:3.2rem;padding-bottom:3rem;max-width:1500px}</style>")
+st.html(f"<style>{(Path(__file__).parent / 'parts' / 'app.css').read_text(encoding='utf-8')}</style>")
 page = st.navigation(
     [
-        st.Page("overview.py", title="Overview", icon=":material/home:", default=True),
-        st.Page("explain.py", title="Explain", icon=":material/quick_reference_all:", url_path="explain"),
-        st.Page("mislabels.py", title="Mislabels", icon=":material/flag:", url_path="mislabels"),
-        st.Page("relabel.py", title="Relabel", icon=":material/edit_note:", url_path="relabel"),
-    ]
+        st.Page(file, title=title, icon=icon, url_path=path or None, default=not path)
+        for path, (file, title, icon) in frame.PAGES.items()
+    ],
+    position="hidden",
 )
-st.session_state["choice"] = frame.sidebar()
+body = st.empty()
+with st.sidebar:
+    frame.links()
 try:
-    page.run()
-except ic.NotSupported as error:
-    errors.show(error)
-    frame.another_way(st.session_state["choice"])
+    asked = st.query_params.get("run", "")
+    if st.session_state.get("shown") != asked:
+        body.empty()  # nothing of another study stays in sight while this one is opened
+    with body.container():
+        run, study, code, notes = frame.open_run()
+    st.session_state["shown"] = asked
 except ic.InfluenceError as error:
-    errors.show(error)
+    with body.container():
+        errors.show(error)
+    with st.sidebar:
+        frame.study_box(selection.read_run(st.query_params.to_dict(), list(studies.sources()))[0])
+        frame.open_study()
+    st.stop()
+picked = selection.read(st.query_params.to_dict(), run, study)
+choice = frame.choose(study, code, picked, page.url_path)
+st.session_state["choice"] = choice
+with st.sidebar:
+    frame.study_box(run)
+    frame.estimator_box(choice, page.url_path)
+    frame.estimator_list(choice)
+    frame.class_box(study, picked)
+    frame.open_study()
+with body.container():
+    for note in (*notes, *picked.notes):
+        st.warning(errors.as_text(note), icon=":material/link_off:")
+    for note in choice.notes:
+        st.info(errors.as_text(note), icon=":material/info:")
+    try:
+        page.run()
+    except ic.InfluenceError as error:
+        errors.show(error)
+if picked.image is not None:
+    panels.picture(choice, *picked.image)

@@ -1,98 +1,209 @@
-"""Which training labels are wrong? Curves, a threshold, and the images above it."""
+"""Which training labels are wrong? One cut, on all curves at once, and the images around it."""
+
+import math
 
 import streamlit as st
 import torch
-from parts import frame, panels, results
+from parts import errors, frame, panels, results, selection, work
 
 import influence_core as ic
 
-MOST = 400
+MOST = 10_000
+EACH_SIDE = 30
+QUIET = {"displayModeBar": False}
 
 choice: frame.Choice = st.session_state["choice"]
-study = choice.study
+study, picked, name = choice.study, choice.picked, choice.detectors[0]
 
 frame.heading(
-    "Mislabels", "Training images in the order of suspicion. Move the threshold to decide how many are worth a look."
+    "Mislabels", "Training images in the order of suspicion. Choose where to cut: click a curve or a bar, or type."
 )
-scores = results.mislabels(study, choice.estimator)
-found = results.detection(study, choice.estimator)
-order = torch.sort(scores.values, descending=True, stable=True)
+questions = [results.ask(study, name, "detection")]
+work.wait([q.task for q in questions if q.task is not None])
+if not panels.answered(questions[0], "mislabels"):
+    st.stop()
+whole: ic.applications.Detection = questions[0].answer
+questions += [results.ask(study, other, "detection", fills_in=True) for other in choice.detectors[1:]]
+cut = panels.cut(choice, whole)
+count = len(cut.flagged)
 
-one, two = st.columns([3, 2], vertical_alignment="bottom", gap="large")
-count = one.slider(
+
+def to(number: int, words: str) -> None:
+    """Flag so many images; what makes no sense is told."""
+    if 1 <= number < len(study.train):
+        selection.change(flag=number)
+    else:
+        st.session_state["refused"] = words
+
+
+def by_budget() -> None:
+    """A typed number of images."""
+    to(int(st.session_state["budget"] or 0), "")
+
+
+def by_threshold() -> None:
+    """A typed threshold: all images with a larger score are flagged."""
+    text = st.session_state["threshold"].strip().replace(",", ".")
+    try:
+        typed = float(text)
+    except ValueError:
+        typed = math.nan
+    low, high = float(whole.scores.values.min()), float(whole.scores.values.max())
+    words = f"“{text[:40]}” is no threshold here: scores go from {low:.4g} to {high:.4g}."
+    to(len(whole.cut(typed).flagged) if math.isfinite(typed) else 0, words)
+
+
+def by_precision() -> None:
+    """A typed precision: the most images of which at least this share is mislabelled."""
+    asked = float(st.session_state["precision"] or 0.0) / 100
+    try:
+        to(len(whole.at_precision(asked).flagged), "")
+    except ic.InfluenceError as error:
+        st.session_state["refused"] = str(error)
+
+
+def clicked(key: str) -> None:
+    """A click on a curve or a bar: its first number is how many images are flagged there."""
+    points = st.session_state[key]["selection"]["points"]
+    if points and points[0].get("customdata"):
+        to(int(points[0]["customdata"][0]), "There is nothing to flag there: click further along the curve.")
+
+
+known = whole.auc is not None
+one, two, three, four = st.columns([2, 2, 2, 2], vertical_alignment="bottom", gap="small")
+st.session_state["budget"] = count
+one.number_input(
     "Images to flag",
     1,
     len(study.train) - 1,
-    min(len(study.train) - 1, max(1, len(found.flagged))),
-    key="flag",
-    bind="query-params",
-    help=f"Otsu's threshold flags {len(found.flagged)}.",
+    key="budget",
+    on_change=by_budget,
+    help=f"Otsu's threshold flags {len(whole.flagged):,}.",
 )
-others = [
-    c.name for c in ic.estimators.all_estimators() if "mislabel_scores" in c.gives() and c.name != choice.estimator
-]
-compare = two.multiselect("Compare with", others, key="compare", bind="query-params", placeholder="other estimators")
-threshold = float((order.values[count - 1].double() + order.values[count].double()) / 2)
-detection = found.cut(threshold)
-now = detection.at(threshold)
-
-numbers = st.columns(4)
-numbers[0].metric("Flagged", f"{int(now['flagged'])}", border=True, help=f"score above {threshold:.4g}")
-if detection.auc is not None and detection.ap is not None:
-    numbers[1].metric("Flags that are right", f"{now['precision']:.1%}", border=True, help="precision at the threshold")
-    numbers[2].metric("Wrong labels found", f"{now['recall']:.1%}", border=True, help="recall at the threshold")
-    numbers[3].metric(
-        "AUC / AP",
-        f"{100 * detection.auc:.1f} / {100 * detection.ap:.1f}",
-        border=True,
-        help=f"95 % intervals: AUC {detection.auc_interval}, AP {detection.ap_interval}",
+st.session_state["threshold"] = f"{cut.threshold:.6g}"
+two.text_input("Score above", key="threshold", on_change=by_threshold, help="The threshold, in the score's own unit.")
+if known:
+    st.session_state["precision"] = round(100 * cut.at(cut.threshold)["precision"], 1)
+    three.number_input(
+        "Flags that are right, %",
+        0.0,
+        100.0,
+        key="precision",
+        on_change=by_precision,
+        step=1.0,
+        format="%.1f",
+        help="Precision. Type one to flag the most images that have it.",
     )
-    shown = [detection] + [results.detection(study, name) for name in compare]
-    left, right = st.columns(2, gap="large")
-    quiet = {"displayModeBar": False}
-    left.markdown("**ROC**")
-    left.plotly_chart(ic.figures.roc(shown), key="roc", config=quiet)
-    right.markdown("**Precision and recall**")
-    right.plotly_chart(ic.figures.precision_recall(shown), key="pr", config=quiet)
-else:
+with four:
+    others = "".join(
+        f"{frame.fit_line(other, f'other_{i}')}\n"
+        f"other_{i} = ic.applications.detect(study, other_{i}.mislabel_scores()).budget({count})\n"
+        for i, other in enumerate(choice.detectors[1:], start=1)
+    )
+    listed = ", ".join(["detection", *(f"other_{i}" for i in range(1, len(choice.detectors)))])
+    within = "" if choice.label is None else f".within((study.train.labels == {choice.label}).nonzero().flatten())"
+    each = f"[d{within} for d in ({listed},)]" if within else f"[{listed}]"
+    frame.share(
+        choice,
+        f"{frame.fit_line(name)}\nscores = estimator.mislabel_scores()\n"
+        f"detection = ic.applications.detect(study, scores){frame.budget(choice)}\n{others}"
+        f"table = scores.top(k={count})  # the flagged images\n"
+        + (
+            f"curves = {each}\nic.figures.roc(curves)\nic.figures.precision_recall(curves)\n"
+            "ic.figures.detection_curve(curves)\n"
+            if known
+            else ""
+        )
+        + f"ic.figures.score_histogram(detection{within}.scores, detection.threshold)",
+        "mislabels",
+    )
+if refused := st.session_state.pop("refused", ""):
+    st.warning(errors.as_text(refused), icon=":material/block:")
+if picked.flag is not None and count != picked.flag:
     st.info(
-        "True labels are unknown, so there are no curves. Look at the images at the cut, or give true labels: "
-        "ic.data.LabelledDataset(..., true_labels=...).",
+        f"{count:,} images are flagged, not {picked.flag:,}: scores beyond are equal, and a threshold flags all "
+        "or none of them.",
         icon=":material/info:",
     )
-st.markdown("**Scores**")
-st.plotly_chart(ic.figures.score_histogram(scores, threshold), key="histogram", config={"displayModeBar": False})
-panels.caveats(scores)
-frame.copy_as_python(
-    choice,
-    f"{frame.fit_line(choice.estimator)}\nscores = estimator.mislabel_scores()\n"
-    f"detection = ic.applications.detect(study, scores, threshold={threshold!r})\n"
-    "ic.figures.roc(detection)\nic.figures.precision_recall(detection)\n"
-    "ic.figures.score_histogram(scores, detection.threshold)",
-    "mislabels",
+
+mine = torch.arange(len(study.train))
+if choice.label is not None:
+    mine = (study.train.labels == choice.label).nonzero().flatten()
+    if not len(mine):
+        st.info("No training image of this class. Choose another class.", icon=":material/check:")
+        st.stop()
+judged = [cut] + [q.answer.budget(count) for q in questions[1:] if q.answer is not None]
+if choice.label is not None:
+    judged = [found.within(mine) for found in judged]
+shown = judged[0]
+now = shown.at(shown.threshold)
+if shown.auc is not None and shown.ap is not None:
+    st.markdown(
+        f"**{int(now['flagged']):,} flagged** · {now['precision']:.1%} of them are mislabelled · "
+        f"{now['recall']:.1%} of the wrong labels are found · AUC {100 * shown.auc:.1f} "
+        f"({errors.as_text(str(shown.auc_interval))}) · "
+        f"average precision {100 * shown.ap:.1f} ({errors.as_text(str(shown.ap_interval))})"
+    )
+    drawn = [found for found in judged if found.auc is not None]
+    left, right = st.columns(2, gap="medium")
+    for column, key, figure in (
+        (left, "roc", ic.figures.roc(drawn)),
+        (right, "pr", ic.figures.precision_recall(drawn)),
+        (left, "checked", ic.figures.detection_curve(drawn)),
+    ):
+        column.plotly_chart(
+            figure, key=key, on_select=lambda key=key: clicked(key), selection_mode="points", config=QUIET
+        )
+    last = right
+else:
+    if known:
+        text = "All labels of this class are right, or all are wrong, so there are no curves."
+    else:
+        text = (
+            "True labels are unknown, so there are no curves. Look at the images at the cut, or give true labels: "
+            "ic.data.LabelledDataset(..., true_labels=...)."
+        )
+    st.markdown(f"**{int(now['flagged']):,} flagged**")
+    st.info(errors.as_text(text), icon=":material/info:")
+    last = st.container()
+last.plotly_chart(
+    ic.figures.score_histogram(shown.scores, shown.threshold),
+    key="histogram",
+    on_select=lambda: clicked("histogram"),
+    selection_mode="points",
+    config=QUIET,
 )
+for other, question in zip(choice.detectors[1:], questions[1:], strict=True):
+    panels.answered(question, f"compare_{other}")
+panels.caveats(whole.scores)
 
 st.divider()
-head, way = st.columns([3, 2], vertical_alignment="center")
-nearest = way.segmented_control(
+place = torch.empty(len(study.train), dtype=torch.long)
+order = torch.sort(whole.scores.values, descending=True, stable=True).indices
+place[order] = torch.arange(len(order))
+inside = order if choice.label is None else order[study.train.labels[order] == choice.label]
+flagged = inside[place[inside] < count]
+head, way, tiles = st.columns([3, 2, 2], vertical_alignment="center")
+st.session_state["order"] = picked.order
+way.segmented_control(
     "Order",
-    ["most suspicious", "at the threshold"],
-    default="most suspicious",
+    list(selection.ORDERS),
     key="order",
+    format_func=lambda word: selection.ORDERS[word],
     label_visibility="collapsed",
+    on_change=lambda: selection.change(order=None if st.session_state["order"] != "cut" else "cut"),
 )
-flagged = order.indices[:count]
-if nearest == "at the threshold":
-    distance = (order.values.double() - threshold).abs()
-    ids = order.indices[torch.sort(distance, stable=True).indices[:60]]
-    ids = ids[torch.sort(scores.values[ids], descending=True, stable=True).indices]
+panels.tile_size(picked, tiles)
+if picked.order == "cut":
+    above, below = flagged[-EACH_SIDE:], inside[len(flagged) : len(flagged) + EACH_SIDE]
+    head.markdown(f"**At the cut** · {len(above)} flagged, then {len(below)} that are not, by rank")
+    ids = torch.cat([above, below])
 else:
-    ids = flagged
-if choice.label is not None:
-    ids = ids[study.train.labels[ids] == choice.label]
-head.markdown(f"**{'Around the threshold' if nearest == 'at the threshold' else 'Flagged images'}** · {len(ids)}")
+    head.markdown(f"**Flagged images** · {len(flagged):,}")
+    ids = flagged[:MOST]
 if not len(ids):
     st.info("None of this class. Choose another class, or flag more images.", icon=":material/check:")
-panels.train_gallery(study, scores, ids[:MOST].tolist(), set(flagged.tolist()), key="flagged")
-if len(ids) > MOST:
-    st.caption(f"the first {MOST} of {len(ids):,}; the relabel table has all of them")
+panels.train_gallery(choice, ids, set(flagged.tolist()), place + 1, "flagged")
+if picked.order != "cut" and len(flagged) > MOST:
+    st.caption(f"the first {MOST:,} of {len(flagged):,}; the relabel table has all of them")
+frame.link("relabel", "**Relabel these**", ":material/arrow_forward:")

@@ -1,49 +1,70 @@
 """The first ten seconds: one mistake, and the training images behind it."""
 
 import streamlit as st
-from parts import frame, panels, results
+from parts import errors, frame, panels, results
 
 choice: frame.Choice = st.session_state["choice"]
-study = choice.study
+study, name = choice.study, choice.explainers[0]
+of_class = "" if choice.label is None else f" of class {errors.name(study.class_names[choice.label])}"
 
 frame.heading(
     "Why did the model get this wrong?",
-    f"**{study.name}** · the model learnt from {len(study.train):,} training images. "
+    f"**{errors.name(study.name)}** · the model learnt from {len(study.train):,} training images. "
     "Some of them pushed it towards its mistakes.",
 )
 wrong = panels.mistakes(study, choice.label)
-if not len(wrong):
-    st.info("The model gets every test image of this class right. Choose another class.", icon=":material/check:")
-    st.stop()
-test_id = int(wrong[0])
-scores = results.influence(study, choice.estimator, test_id)
-flags = panels.flags(study, choice.estimator)
-panels.explanation(study, scores, test_id, k=5, flags=flags, key="overview")
-suspects = "" if flags is None else "flagged = ic.applications.detect(study, estimator.mislabel_scores()).flagged\n"
-with st.container(horizontal=True, vertical_alignment="center"):
-    st.page_link("explain.py", label="**Explain another**", icon=":material/arrow_forward:")
-    frame.copy_as_python(
-        choice,
-        f"{frame.fit_line(choice.estimator)}\nscores = estimator.influence(test=[{test_id}])\n{suspects}"
-        f"ic.figures.explanation_strip(study, scores, test_id={test_id}, k=5{', flagged=flagged' if suspects else ''})",
-        "overview",
+test_id = int(wrong[0]) if len(wrong) else None
+flags: results.Question | None
+if test_id is not None:
+    card, answer = st.columns([1, 5], gap="medium")
+    with card:
+        panels.card(study, test_id)
+        panels.surest(study, test_id, "  \n")
+    with answer:
+        there = panels.explanation(choice, test_id, [name], 5, "overview")
+    flags = panels.suspects(choice) if there else None
+else:
+    st.info(
+        f"The model gets every test image{of_class} right. Choose another class, or go to Explain: it shows what made "
+        "an answer right as well.",
+        icon=":material/check:",
     )
-st.divider()
+    flags = panels.suspects(choice)
+found = None if flags is None or flags.answer is None else panels.cut(choice, flags.answer)
+with st.container(horizontal=True, vertical_alignment="center"):
+    frame.link("explain", "**Explain another**", ":material/arrow_forward:")
+    if test_id is not None:
+        flagged = ""
+        if found is not None:
+            flagged = (
+                f"{frame.fit_line(choice.detectors[0], 'detector')}\n"
+                f"found = ic.applications.detect(study, detector.mislabel_scores()){frame.budget(choice)}\n"
+            )
+        frame.share(
+            choice,
+            f"{frame.fit_line(name)}\nscores = estimator.influence(test=[{test_id}])\n{flagged}"
+            f"harmful, helpful = scores.harmful({test_id}, k=5), scores.helpful({test_id}, k=5)\n"
+            f"ic.figures.explanation_strip(study, scores, test_id={test_id}, k=5"
+            f"{', flagged=found.flagged' if flagged else ''})",
+            "overview",
+        )
+mine = slice(None) if choice.label is None else study.test.labels == choice.label
+right = (study.predictions() == study.test.labels)[mine]
 one, two, three = st.columns(3)
 one.metric(
-    "Test accuracy",
-    f"{study.accuracy():.1%}",
+    f"Test accuracy{' of this class' if of_class else ''}",
+    f"{float(right.double().mean()):.1%}" if len(right) else "none",
     border=True,
-    help=f"{len(study.misclassified())} of {len(study.test)} wrong",
+    help=f"{int((~right).sum())} of {len(right)} wrong",
 )
-if flags is not None:
-    two.metric(
-        "Suspect training labels", f"{len(flags)}", border=True, help=f"flagged by {scores.name}, Otsu's threshold"
-    )
-    minutes = max(1, round(len(flags) * panels.SECONDS_PER_IMAGE / 60))
+if found is not None:
+    ids = found.flagged if choice.label is None else found.flagged[study.train.labels[found.flagged] == choice.label]
+    title = panels.title(choice.detectors[0])
+    two.metric("Suspect training labels", f"{len(ids):,}", border=True, help=f"flagged by {title}")
+    minutes = max(1, round(len(ids) * panels.SECONDS_PER_IMAGE / 60))
     three.metric(
         "Minutes to review them",
-        f"{minutes}",
+        f"{minutes:,}",
         border=True,
         help=f"assuming {panels.SECONDS_PER_IMAGE} seconds an image",
     )

@@ -1,7 +1,7 @@
 """A label for every suspect image, as a table and as CSV."""
 
 import streamlit as st
-from parts import frame, panels, results
+from parts import errors, frame, panels, results, selection, work
 from parts.studies import picture_url
 
 import influence_core as ic
@@ -10,66 +10,91 @@ MOST = 100_000
 COLUMNS = ["picture", "rank", "index", "given_label", "suggested_label", "predicted_label", "score", "label_quality"]
 
 choice: frame.Choice = st.session_state["choice"]
-study = choice.study
+study, picked, name = choice.study, choice.picked, choice.detectors[0]
 
 frame.heading(
     "Relabel", "What each suspect image should be called. Download the table, review it, and put it back into the data."
 )
-table = results.suggestions(study, choice.estimator)
-one, two = st.columns(2)
-flagged_only = one.toggle("Only flagged images", True, key="flagged_only", bind="query-params")
-differs = two.toggle(
-    "Only where the suggestion differs from the given label", False, key="differs", bind="query-params"
-)
-rows = table
-if flagged_only:
-    rows = rows[rows["is_label_issue"]]
-if differs:
+question = results.ask(study, name, "detection")
+work.wait([question.task] if question.task is not None else [])
+if not panels.answered(question, "relabel"):
+    st.stop()
+cut = panels.cut(choice, question.answer)
+question = results.suggestions(study, name, question.answer)
+work.wait([question.task] if question.task is not None else [])
+if not panels.answered(question, "suggestions"):
+    st.stop()
+table = results.flagged(question.answer, cut)
+rows = table if picked.rows == "all" else table[table["is_label_issue"]]
+if picked.rows == "differs":
     rows = rows[rows["given_label"] != rows["suggested_label"]]
 if choice.label is not None:
     rows = rows[rows["given_label"] == study.class_names[choice.label]]
 
-if study.train.true_labels is not None:
-    truth = study.train.true_labels[rows["index"].tolist()].tolist()
-    names = [study.class_names[t] for t in truth]
-    right = (rows["suggested_label"] == names).mean() if len(rows) else 0.0
-    before = (rows["given_label"] == names).mean() if len(rows) else 0.0
-    columns = st.columns(3)
-    columns[0].metric("Images in the table", f"{len(rows):,}", border=True)
-    columns[1].metric("Given labels that are right", f"{before:.1%}", border=True, help="of the images in the table")
-    columns[2].metric("Suggestions that are right", f"{right:.1%}", border=True, help="of the images in the table")
-with st.container(horizontal=True):
-    st.download_button(
-        "Download CSV",
-        data=lambda: ic.applications.to_csv(rows),
-        file_name=f"relabel-{choice.estimator}.csv",
-        mime="text/csv",
-        icon=":material/download:",
-        type="primary",
-        on_click="ignore",
-        disabled=not len(rows),
-    )
-    narrowed = 'table = table[table["is_label_issue"]]\n' if flagged_only else ""
-    narrowed += 'table = table[table["given_label"] != table["suggested_label"]]\n' if differs else ""
+one, two, three = st.columns([3, 1, 1], vertical_alignment="bottom", gap="small")
+st.session_state["rows"] = picked.rows
+one.segmented_control(
+    "Rows",
+    list(selection.FILTERS),
+    key="rows",
+    format_func=lambda word: selection.FILTERS[word],
+    on_change=lambda: selection.change(rows=st.session_state["rows"]),
+)
+two.download_button(
+    "Download CSV",
+    data=lambda: ic.applications.to_csv(rows),
+    file_name=f"relabel-{name}.csv",
+    mime="text/csv",
+    icon=":material/download:",
+    type="primary",
+    on_click="ignore",
+    disabled=not len(rows),
+)
+with three:
+    narrowed = "" if picked.rows == "all" else 'table = table[table["is_label_issue"]]\n'
+    if picked.rows == "differs":
+        narrowed += 'table = table[table["given_label"] != table["suggested_label"]]\n'
     if choice.label is not None:
         narrowed += f'table = table[table["given_label"] == {study.class_names[choice.label]!r}]\n'
-    frame.copy_as_python(
+    frame.share(
         choice,
-        f"{frame.fit_line(choice.estimator)}\ntable = ic.applications.relabel(study, estimator)\n{narrowed}"
+        f"{frame.fit_line(name)}\nscores = estimator.mislabel_scores()\n"
+        f"detection = ic.applications.detect(study, scores){frame.budget(choice)}\n"
+        f"table = ic.applications.relabel(study, estimator, detection.threshold, scores)\n{narrowed}"
         'ic.applications.write_relabels(table, "relabel.csv")\n\n'
         "# after the review: train again on the mended labels\n"
         'mended = ic.applications.apply_relabels(study.train, "relabel.csv")',
         "relabel",
     )
+if study.train.true_labels is not None and len(rows):
+    truth = study.train.true_labels[rows["index"].tolist()].tolist()
+    names = [study.class_names[t] for t in truth]
+    st.markdown(
+        f"**{len(rows):,} images** · {(rows['given_label'] == names).mean():.1%} of the given labels are right · "
+        f"{(rows['suggested_label'] == names).mean():.1%} of the suggestions are right"
+    )
+else:
+    st.markdown(f"**{len(rows):,} images**")
 if not len(rows):
     st.info("Nothing to relabel with these filters.", icon=":material/check:")
     st.stop()
+
+
+def opened() -> None:
+    """A chosen row opens the panel of its picture."""
+    chosen = st.session_state["relabel_table"]["selection"]["rows"]
+    selection.change(image=f"train-{int(rows['index'].iloc[chosen[0]])}" if chosen else None)
+
+
 view = rows.head(MOST).assign(picture=[picture_url(study.train, i, 64) for i in rows["index"].head(MOST)])
 st.dataframe(
     view[COLUMNS],
     hide_index=True,
-    height=640,
+    height=560,
     row_height=52,
+    key="relabel_table",
+    on_select=opened,
+    selection_mode="single-row",
     column_config={
         "picture": st.column_config.ImageColumn("picture", width="small"),
         "index": st.column_config.NumberColumn("image"),
@@ -82,4 +107,8 @@ st.dataframe(
 )
 if len(rows) > MOST:
     st.caption(f"the first {MOST:,} of {len(rows):,}; the CSV has all of them")
-panels.caveats(results.mislabels(study, choice.estimator))
+st.caption(
+    f"Suspected by {panels.title(name)}. Label quality is the share of images at least as suspicious: low is bad. "
+    f"{errors.as_text('A chosen row opens its picture.')}"
+)
+panels.caveats(cut.scores)

@@ -46,6 +46,17 @@ def show(error: ic.InfluenceError) -> None:
 
 def as_text(words: str) -> str:
     """Markdown that shows words as they are."""
-    for sign in "\\[$*_~`<:":
+    for sign in "\\[]$*_~`<>:#|!":
         words = words.replace(sign, f"\\{sign}")
-    return words
+    return " ".join(words.split())
+
+
+def name(words: str, most: int = 60) -> str:
+    """A name as Markdown that shows it as it is: cut where it is long, and in its own direction of writing."""
+    return f"\u2068{as_text(words if len(words) <= most else words[: most - 1] + '…')}\u2069"
+
+
+def plain(words: str, most: int = 60) -> str:
+    """A name where no Markdown is read: cut where it is long, and in its own direction of writing."""
+    words = " ".join(words.split())
+    return f"\u2068{words if len(words) <= most else words[: most - 1] + '…'}\u2069"

@@ -1,80 +1,192 @@
-"""The frame around every page: selectors, headings, and the Python that makes what is shown."""
+"""The frame around every page: links, selectors, headings, and the Python and the link that make what is shown."""
 
 from dataclasses import dataclass
 
 import streamlit as st
 
 import influence_core as ic
-from parts import errors, studies
+from parts import errors, selection, studies
+from parts.selection import Selection
 
 ALL = "all classes"
+PAGES = {
+    "": ("overview.py", "Overview", ":material/home:"),
+    "explain": ("explain.py", "Explain", ":material/quick_reference_all:"),
+    "mislabels": ("mislabels.py", "Mislabels", ":material/flag:"),
+    "relabel": ("relabel.py", "Relabel", ":material/edit_note:"),
+}
+"""Path -> file, title and icon."""
+PURPOSE = {"": "influence", "explain": "influence", "mislabels": "mislabel_scores", "relabel": "mislabel_scores"}
+"""Path of a page -> what it asks of an estimator."""
+_GROUPS = {
+    "explains and detects": "Explain mistakes and find wrong labels",
+    "explains": "Explain mistakes",
+    "detects": "Find wrong labels",
+}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the sidebar says.
+    """What all pages are about.
 
     Attributes:
-        study: what every page is about, shared by all tabs.
+        study: shared by all tabs.
         code: Python that makes the study.
-        estimator: lower-case name.
-        label: the class to show, or ``None`` for all.
+        picked: what the URL says.
+        explainers: estimators that explain a test image, one at least.
+        detectors: estimators that find wrong labels, one at least; the first decides which images are flagged.
+        notes: what to tell about estimators that were chosen and cannot answer here.
     """
 
     study: ic.Study
     code: str
-    estimator: str
-    label: int | None
+    picked: Selection
+    explainers: tuple[str, ...]
+    detectors: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> int | None:
+        """The class to show, or ``None`` for all."""
+        return self.picked.label
 
 
-def sidebar() -> Choice:
-    """Draw the selectors, all bound to the URL.
+def open_run(wipe: bool = True) -> tuple[str, ic.Study, str, list[str]]:
+    """Open the study that the URL names.
+
+    Args:
+        wipe: say what is being opened in place of what was shown before.
 
     Returns:
-        What they say; the page stops here, with a message, if the study cannot be opened.
+        Its key, the study, Python that makes it, and what to tell about the URL.
     """
     known = studies.sources()
-    names = _estimators()
-    with st.sidebar:
-        key = st.selectbox("Study", list(known), key="run", bind="query-params")
-        estimator = st.selectbox(
-            "Estimator",
-            names,
-            key="estimator",
-            bind="query-params",
-            help="The method that answers. A page says so when a method cannot.",
-        )
-        kind = type(ic.estimators.get(estimator))
-        answers = ["explains mistakes"] if "influence" in kind.gives() else []
-        answers += ["finds mislabels"] if "mislabel_scores" in kind.gives() else []
-        st.caption(f"{kind.title} · {kind.paper} · {' and '.join(answers)}")
-    try:
-        with st.sidebar:
-            if studies.is_loaded(key):
-                study = studies.study(key)
-            else:
-                with st.spinner("Opening the study …"):
-                    study = studies.study(key)
-    except ic.InfluenceError as error:
-        errors.show(error)
-        with st.sidebar:
-            open_study()
-        st.stop()
-    with st.sidebar:
-        shown = st.selectbox(
-            "Class", [ALL, *study.class_names], key="class", bind="query-params", help="Only images of this class."
-        )
-        open_study()
-    label = None if shown == ALL or shown not in study.class_names else study.class_names.index(shown)
-    return Choice(study, known[key].code, estimator, label)
+    run, notes = selection.read_run(st.query_params.to_dict(), list(known))
+    if studies.is_loaded(run):
+        return run, studies.study(run), known[run].code, notes
+    with st.spinner(f"Opening the study {errors.name(run)} …"):
+        return run, studies.study(run), known[run].code, notes
 
 
-def _estimators() -> list[str]:
-    """Names of those with scores to show: first TracIn, then those that explain mistakes, then the detectors."""
-    kinds = ic.estimators.all_estimators()
-    explain = [c.name for c in kinds if "influence" in c.gives() and c.name != ic.estimators.FIRST]
-    detect = [c.name for c in kinds if "mislabel_scores" in c.gives() and "influence" not in c.gives()]
-    return [ic.estimators.FIRST, *explain, *detect]
+def links() -> None:
+    """The pages, in the sidebar; every link takes the selection along."""
+    for file, title, icon in PAGES.values():
+        st.page_link(file, label=title, icon=icon, query_params=selection.current(), width="stretch")
+
+
+def study_box(run: str) -> None:
+    """The study to show."""
+    st.session_state["run"] = run
+    known = list(studies.sources())
+    st.selectbox(
+        "Study",
+        known,
+        key="run",
+        format_func=errors.plain,
+        on_change=lambda: selection.change(run=st.session_state["run"]),
+    )
+
+
+def choose(study: ic.Study, code: str, picked: Selection, path: str) -> Choice:
+    """What the estimators chosen can answer on this study; where none can, the best by evidence does.
+
+    Args:
+        study: the study.
+        code: Python that makes it.
+        picked: what the URL says.
+        path: of the page, which decides what is told.
+
+    Returns:
+        The choice.
+    """
+    able: dict[str, tuple[str, ...]] = {}
+    notes: list[str] = []
+    for what in ("influence", "mislabel_scores"):
+        mine = []
+        for name in picked.estimators:
+            fresh = ic.estimators.get(name)
+            lacks = fresh.missing(study, what) if what in fresh.gives() else None
+            if lacks == []:
+                mine.append(name)
+            elif PURPOSE[path] == what:
+                notes.append(_unable(fresh, what, lacks))
+        if not mine:
+            mine = [ic.estimators.recommended(study, what)]
+            if picked.estimators and PURPOSE[path] == what:
+                notes.append(f"Here is {ic.estimators.get(mine[0]).title}, which does.")
+        able[what] = tuple(mine)
+    return Choice(study, code, picked, able["influence"], able["mislabel_scores"], (" ".join(notes),) if notes else ())
+
+
+def _unable(fresh: ic.estimators.Estimator, what: str, lacks: list[str] | None) -> str:
+    does = {"influence": "explains no test image", "mislabel_scores": "finds no wrong labels"}[what]
+    if lacks:
+        return f"{fresh.title} {does} here: the study has no {' and no '.join(lacks)}."
+    return f"{fresh.title} {does}: {fresh.reasons.get(what, 'its theory does not define it')}."
+
+
+def estimator_box(choice: Choice, path: str) -> None:
+    """The estimators to ask, up to four; what holds by itself is shown, and is not part of the URL."""
+    kinds = {c.name: c for c in selection.shown_estimators()}
+    shown = choice.picked.estimators or (choice.explainers if PURPOSE[path] == "influence" else choice.detectors)
+    st.session_state["estimators"] = list(shown)
+
+    def title(name: str) -> str:
+        gives = kinds[name].gives()
+        only = "" if "influence" in gives else " · detects"
+        return kinds[name].title + (only if "mislabel_scores" in gives else " · explains")
+
+    def choose_these() -> None:
+        selection.change(estimator=",".join(st.session_state["estimators"]) or None)
+
+    st.multiselect(
+        "Estimators",
+        list(kinds),
+        key="estimators",
+        format_func=title,
+        max_selections=selection.MOST_ESTIMATORS,
+        on_change=choose_these,
+        placeholder="the best by evidence",
+        help="The methods that answer, side by side: up to four. Empty: the one that measurements favour here.",
+    )
+    for name in shown:
+        st.caption(f"**{errors.as_text(kinds[name].title)}** · {errors.as_text(kinds[name].good_for)}")
+
+
+def estimator_list(choice: Choice) -> None:
+    """All estimators in groups, each with what it is good for and what it needs."""
+    with st.popover("What is each good for?", icon=":material/help:", width="stretch"):
+        table = ic.estimators.available().set_index("name")
+        for group, words in _GROUPS.items():
+            st.markdown(f"**{words}**")
+            for name, row in table[table["group"] == group].iterrows():
+                fresh = ic.estimators.get(str(name))
+                what = "influence" if "influence" in fresh.gives() else "mislabel_scores"
+                lacks = fresh.missing(choice.study, what)
+                needs = f" *Not here: the study has no {' and no '.join(lacks)}.*" if lacks else ""
+                st.markdown(
+                    f"- **{errors.as_text(row['title'])}**, {errors.as_text(row['paper'])}. "
+                    f"{errors.as_text(row['good_for'])}.{needs}"
+                )
+
+
+def class_box(study: ic.Study, picked: Selection) -> None:
+    """The class to show."""
+    st.session_state["class"] = ALL if picked.label is None else picked.label
+    names = study.class_names
+
+    def chosen() -> None:
+        value = st.session_state["class"]
+        selection.change(**{"class": None if value == ALL else names[value]})
+
+    st.selectbox(
+        "Class",
+        [ALL, *range(len(names))],
+        key="class",
+        format_func=lambda k: k if isinstance(k, str) else errors.plain(names[k]),
+        on_change=chosen,
+        help="Only images of this class, in galleries and figures. Type to search.",
+    )
 
 
 def open_study() -> None:
@@ -91,7 +203,7 @@ def open_study() -> None:
                 except ic.InfluenceError as error:
                     errors.show(error)
                 else:
-                    st.session_state["next_run"] = key
+                    selection.change(run=key)
                     st.rerun()
 
 
@@ -101,28 +213,30 @@ def heading(title: str, lead: str) -> None:
     st.markdown(lead)
 
 
-def another_way(choice: Choice) -> None:
-    """After a refusal: the page where the chosen estimator does answer.
-
-    Links, not buttons: ``st.switch_page`` refuses to leave while the URL holds a selector.
-    """
-    kind = type(ic.estimators.get(choice.estimator))
-    if "influence" not in kind.gives() and "mislabel_scores" in kind.gives():
-        st.page_link("mislabels.py", label=f"**Find wrong labels with {kind.title}**", icon=":material/flag:")
-
-
-def copy_as_python(choice: Choice, lines: str, key: str) -> None:
-    """A button that shows the lines of ``influence_core`` that make the panel beside it.
+def share(choice: Choice, lines: str, key: str) -> None:
+    """A button that shows what makes the panel beside it: lines of ``influence_core``, and a link.
 
     Args:
         choice: the study that the lines begin with.
         lines: what follows after ``study`` is there.
         key: of the panel.
     """
-    with st.popover("Copy as Python", icon=":material/code:", key=f"python_{key}"):
+    with st.popover("Python and link", icon=":material/code:", key=f"python_{key}"):
         st.code(f"import influence_core as ic\n\nstudy = {choice.code}\n{lines.strip()}\n", language="python")
+        st.caption("The same in a notebook. And a link to what is shown:")
+        st.code(selection.link(), language=None, wrap_lines=True)
 
 
-def fit_line(name: str) -> str:
+def link(path: str, label: str, icon: str) -> None:
+    """A link to another page, with the selection as it is."""
+    st.page_link(PAGES[path][0], label=label, icon=icon, query_params=selection.current())
+
+
+def budget(choice: Choice) -> str:
+    """Python that cuts a detection where the selection does; Otsu's threshold holds by itself."""
+    return "" if choice.picked.flag is None else f".budget({choice.picked.flag})"
+
+
+def fit_line(name: str, variable: str = "estimator") -> str:
     """Python that fits the estimator called ``name``."""
-    return f"estimator = ic.estimators.{type(ic.estimators.get(name)).__name__}().fit(study)"
+    return f"{variable} = ic.estimators.{type(ic.estimators.get(name)).__name__}().fit(study)"

@@ -1,19 +1,26 @@
 """Panels that more than one page shows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
+import pandas as pd
 import streamlit as st
 import torch
+from streamlit.delta_generator import DeltaGenerator
 from torch import Tensor
 
 import influence_core as ic
-from parts import results
+from parts import errors, results, selection, work
 from parts.errors import as_text
-from parts.gallery import Tile, gallery, train_tile
+from parts.frame import Choice
+from parts.gallery import Tile, gallery, train_tile, train_tiles
+from parts.results import Question
 from parts.studies import picture_url
 
 SECONDS_PER_IMAGE = 4
 """An assumption, not a measurement: what looking at one suspect takes a person. The minutes shown follow from it."""
+Side = Literal["harmful", "helpful"]
+SIDES: tuple[Side, Side] = ("harmful", "helpful")
 
 
 def by_confidence(study: ic.Study, ids: Tensor) -> Tensor:
@@ -22,68 +29,197 @@ def by_confidence(study: ic.Study, ids: Tensor) -> Tensor:
     return ids[torch.sort(confidence, descending=True, stable=True).indices]
 
 
-def mistakes(study: ic.Study, label: int | None) -> Tensor:
-    """Ids of the misclassified test images of a class (or of all), the model's surest first."""
-    wrong = study.misclassified()
-    return by_confidence(study, wrong if label is None else wrong[study.test.labels[wrong] == label])
-
-
-def flags(study: ic.Study, estimator: str) -> set[int] | None:
-    """Training images whose label the estimator suspects.
+def mistakes(study: ic.Study, label: int | None, cell: tuple[int, int] | None = None) -> Tensor:
+    """Ids of the misclassified test images of a class, of a square of the matrix, or all; the model's surest first.
 
     Args:
-        study: whose training labels are judged.
-        estimator: lower-case name, as in ``ic.estimators.get``.
+        study: the study.
+        label: the class, or ``None`` for all.
+        cell: the square: label, prediction. One on the diagonal has no mistakes; its right answers are shown.
 
     Returns:
-        Their ids; ``None`` if it has no opinion, or none on this study: several explain a test image of any study, but
-        need a validation set to say which labels are suspect.
+        int64.
     """
-    if "mislabel_scores" not in type(ic.estimators.get(estimator)).gives():
-        return None
-    try:
-        return set(results.detection(study, estimator).flagged.tolist())
-    except ic.InfluenceError:
-        return None
+    predictions = study.predictions()
+    ids = study.misclassified()
+    if cell is not None:
+        ids = ((study.test.labels == cell[0]) & (predictions == cell[1])).nonzero().flatten()
+    return by_confidence(study, ids if label is None else ids[study.test.labels[ids] == label])
 
 
-def explanation(study: ic.Study, scores: ic.Scores, test_id: int, k: int, flags: set[int] | None, key: str) -> None:
-    """One test image on the left, its most harmful and most helpful training images on the right."""
-    left, right = st.columns([1, 4], gap="large")
-    with left:
-        test_card(study, test_id)
-    with right:
-        harmful, helpful = scores.harmful(test_id, k), scores.helpful(test_id, k)
-        largest = max(abs(harmful["score"]).max(), abs(helpful["score"]).max(), 1e-30)
-        for title, colour, frame in (
-            ("pushed it there: most harmful", "orange", harmful),
-            ("pulled the right way: most helpful", "green", helpful),
-        ):
-            st.markdown(f":{colour}[**These training images {title}**]")
-            tiles = [
-                train_tile(
-                    study,
-                    int(row["train_id"]),
-                    flags is not None and int(row["train_id"]) in flags,
-                    size=192,
-                    note=f"#{row['train_id']} · {signed(row['score'])}",
-                    bar=float(row["score"] / largest),
-                )
-                for row in frame.to_dict("records")
-            ]
-            gallery(tiles, key=f"{key}_{title[:6]}", size=112)
-        legend = ["bar: strength of the influence"]
-        if flags is not None:
-            legend.append("yellow frame: label suspected wrong by the estimator")
-        if study.train.true_labels is not None:
-            legend.append("~~struck~~ label: known to be wrong, the true one follows")
-        st.caption(" · ".join(legend))
-        caveats(scores)
+def answered(question: Question, key: str) -> bool:
+    """Whether there is an answer; else where it is, what it will cost, or why there is none is drawn here.
+
+    Args:
+        question: to an estimator.
+        key: of the place, once on a page.
+
+    Returns:
+        True if ``question.answer`` can be shown.
+    """
+    task = question.task
+    title = as_text(ic.estimators.get(question.name).title)
+    if question.answer is not None:
+        return True
+    if task is None:
+        cost = str(question.expected) if question.expected is not None else "for an unknown time"
+        with st.container(horizontal=True, vertical_alignment="center", key=f"start_{key}"):
+            st.markdown(f"**{title}** will compute {as_text(cost)}.")
+            if st.button("Start", key=f"begin_{key}", icon=":material/play_arrow:", type="primary"):
+                question.start()
+                st.rerun()
+    elif task.under_way:
+        work.pending(task, key)
+    elif isinstance(task.error, ic.InfluenceError):
+        errors.show(task.error)
+    elif task.error is not None:
+        with st.container(horizontal=True, vertical_alignment="center", key=f"failed_{key}"):
+            st.error(f"{title} failed ({type(task.error).__name__}). The server's log has the details.")
+            if st.button("Try again", key=f"again_{key}"):
+                work.forget(task.key)
+                st.rerun()
+    else:
+        with st.container(horizontal=True, vertical_alignment="center", key=f"stopped_{key}"):
+            st.markdown(f"**{title}** was stopped.")
+            if st.button("Start again", key=f"restart_{key}"):
+                question.start()
+                st.rerun()
+    return False
 
 
-def caveats(scores: ic.Scores) -> None:
+def suspects(choice: Choice, fills_in: bool = True) -> Question:
+    """The detection of the estimator that flags; ``cut`` gives it the cut that is chosen."""
+    return results.ask(choice.study, choice.detectors[0], "detection", fills_in=fills_in)
+
+
+def cut(choice: Choice, found: ic.applications.Detection) -> ic.applications.Detection:
+    """A detection with the number of images that the selection flags; Otsu's where it names none."""
+    return found if choice.picked.flag is None else found.budget(choice.picked.flag)
+
+
+def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key: str) -> list[ic.Scores]:
+    """The training images behind the answer to a test image, a row per estimator; the rest fills in after them.
+
+    Args:
+        choice: the study, and who flags.
+        test_id: the test image.
+        names: of the estimators.
+        k: training images on each side.
+        key: of the panel.
+
+    Returns:
+        The scores that are there already, in the order of ``names``.
+    """
+    study, many = choice.study, len(names) > 1
+    questions = [results.ask(study, name, "influence", test_id) for name in names]
+    work.wait([q.task for q in questions if q.task is not None])
+    there = [q.answer for q in questions if q.answer is not None]
+    found = None
+    if all(q.task is None or not q.task.under_way for q in questions):  # the answer first: then what only fills in
+        flags = suspects(choice)
+        work.wait([flags.task] if flags.task is not None else [], 0.1)
+        found = None if flags.answer is None else cut(choice, flags.answer)
+        for name in names:
+            results.ahead(study, name, test_id)
+    together = ic.evaluation.agreement(there, test_id, k) if len(there) > 1 else None
+    flagged = None if found is None else {int(i) for i in found.flagged}
+    if many:
+        one, two = st.columns(2, gap="medium")
+        one.markdown(f"**Most harmful** · {_words(study, test_id)[0]}")
+        two.markdown(f"**Most helpful** · {_words(study, test_id)[1]}")
+    for name, question in zip(names, questions, strict=True):
+        if many:
+            _row_heading(question)
+        if answered(question, f"{key}_{name}"):
+            _rows(choice, question.answer, test_id, k, flagged, together, f"{key}_{name}", many)
+    if there:
+        _legend(choice, found, many)
+        for scores in there:
+            caveats(scores, named=many)
+    return there
+
+
+def _words(study: ic.Study, test_id: int) -> tuple[str, str]:
+    if int(study.test.labels[test_id]) == int(study.predictions()[test_id]):
+        return "pulled away from the right answer", "made the answer right"
+    return "pushed the model to its mistake", "pulled the right way"
+
+
+def _row_heading(question: Question) -> None:
+    kind = ic.estimators.get(question.name)
+    cost = ""
+    if question.answer is not None:
+        spent = float(question.answer.meta.get("seconds") or 0.0) + float(
+            question.answer.meta.get("fit_seconds") or 0.0
+        )
+        cost = f" · {ic.progress.duration(spent)} with its fit"
+    st.markdown(f"**{as_text(kind.title)}**{cost}")
+
+
+def _rows(
+    choice: Choice,
+    scores: ic.Scores,
+    test_id: int,
+    k: int,
+    flagged: set[int] | None,
+    together: "ic.evaluation.Agreement | None",
+    key: str,
+    many: bool,
+) -> None:
+    study = choice.study
+    frames: dict[Side, pd.DataFrame] = {"harmful": scores.harmful(test_id, k), "helpful": scores.helpful(test_id, k)}
+    largest = max(*(abs(frame["score"]).max() for frame in frames.values()), 1e-30)
+    columns = st.columns(2, gap="medium") if many else (st.container(), st.container())
+    for column, (side, frame) in zip(columns, frames.items(), strict=True):
+        with column:
+            if not many:
+                st.markdown(f"**Most {side}** · {_words(study, test_id)[side == 'helpful']}")
+            tiles = []
+            for row in frame.to_dict("records"):
+                index = int(row["train_id"])
+                tile = train_tile(study, index, flagged is not None and index in flagged, size=192)
+                tile["note"] = f"#{index}" if many else f"#{index} · {signed(row['score'])}"
+                tile["bar"] = float(row["score"] / largest)
+                tile["tip"] += f", influence {signed(row['score'])}"
+                if together is not None and (named := together.count(index, side)) > 1:
+                    tile["badge"] = f"{named} of {len(together.names)}"
+                    tile["tip"] += f"; {named} of {len(together.names)} estimators name it among the most {side}"
+                tiles.append(tile)
+            title = ic.estimators.get(scores.name).title
+            gallery(
+                tiles,
+                key=f"{key}_{side}",
+                size=112,
+                columns=max(5, k if k <= 10 else 10) if many or k <= 5 else None,
+                on_pick=show_panel("train"),
+                label=f"{title}: most {side} training images",
+            )
+
+
+def _legend(choice: Choice, found: ic.applications.Detection | None, many: bool) -> None:
+    study = choice.study
+    legend = ["bar: strength of the influence"]
+    if many:
+        legend.append("“2 of 3”: so many estimators name it")
+    if study.train.true_labels is not None:
+        legend.append("~~struck~~ label: known to be wrong, the true one follows")
+    who = title(choice.detectors[0])
+    if found is not None:
+        legend.append(f"yellow frame: one of the {len(found.flagged):,} labels that {who} suspects")
+    st.caption(" · ".join(legend))
+    if found is None and not many:
+        answered(suspects(choice), "suspects")
+
+
+def show_panel(split: str) -> Callable[[int], None]:
+    """What a click on a tile does: open the picture's panel."""
+    return lambda index: selection.change(image=f"{split}-{index}")
+
+
+def caveats(scores: ic.Scores, named: bool = False) -> None:
     """How far the scores can be trusted, in the library's words."""
-    st.caption(f"**How far to trust it** · {as_text(' '.join(scores.caveats()))}")
+    who = f" {as_text(ic.estimators.get(scores.name).title)}" if named else " it"
+    st.caption(f"**How far to trust{who}** · {as_text(' '.join(scores.caveats()))}")
 
 
 def signed(score: float) -> str:
@@ -100,42 +236,202 @@ def test_tile(study: ic.Study, test_id: int, size: int) -> Tile:
     return {
         "id": test_id,
         "src": picture_url(data, test_id, size),
-        "label": f"{names[0]} → {names[1]}",
+        "label": f"\u2068{names[0]}\u2069 → \u2068{names[1]}\u2069",
         "note": f"{confidence:.0%} sure",
         "tip": f"test image {test_id}: label {names[0]}, predicted {names[1]}",
+        "link": f"test-{test_id}",
     }
 
 
-def test_card(study: ic.Study, test_id: int) -> None:
+def card(study: ic.Study, test_id: int, size: int = 150) -> None:
     """A test image with its label, the prediction and the model's confidence."""
+    right = int(study.test.labels[test_id]) == int(study.predictions()[test_id])
     st.markdown(f"**Test image {test_id}**")
     tile = test_tile(study, test_id, 384)
-    right = int(study.test.labels[test_id]) == int(study.predictions()[test_id])
     tile["note"] = f"{'right' if right else 'wrong'}, {tile['note']}"
-    gallery([tile], key="test_card", size=150)
-    surest = torch.topk(study.probabilities()[test_id], min(3, study.num_classes))
-    pairs = zip(surest.indices.tolist(), surest.values.tolist(), strict=True)
-    st.caption(" · ".join(f"**{study.class_names[k]}** {p:.0%}" for k, p in pairs))
+    gallery([tile], key="test_card", size=size, columns=1, on_pick=show_panel("test"), label="The test image")
 
 
-def test_gallery(study: ic.Study, ids: list[int], current: int, on_pick: Callable[[int], None]) -> None:
+def surest(study: ic.Study, test_id: int, apart: str = " · ") -> None:
+    """The three classes that the model is surest of."""
+    top = torch.topk(study.probabilities()[test_id], min(3, study.num_classes))
+    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    st.caption("The model says: " + apart.join(f"{errors.name(study.class_names[k], 40)} ({p:.0%})" for k, p in pairs))
+
+
+def browser(study: ic.Study, ids: list[int], current: int, height: int, columns: int | None = None) -> None:
     """Test images to choose from."""
-    tiles = [{**test_tile(study, i, 96), "selected": i == current} for i in ids]
-    gallery(tiles, key="mistakes", size=82, on_pick=on_pick)  # type: ignore[arg-type]  # mypy widens the literal
+    tiles: list[Tile] = [{**test_tile(study, i, 96), "selected": i == current} for i in ids]
+    gallery(
+        tiles,
+        key="mistakes",
+        size=78,
+        on_pick=lambda index: selection.change(test=index),
+        height=height,
+        columns=columns,
+        label="Test images to choose from",
+    )
 
 
-def train_gallery(study: ic.Study, scores: ic.Scores, ids: list[int], flagged: set[int], key: str) -> None:
-    """Training images with their mislabel scores as bars."""
-    place = (-scores.values).argsort(stable=True).argsort() + 1
-    tiles = [
-        train_tile(
-            study,
-            i,
-            i in flagged,
-            note=f"#{i} · rank {int(place[i])}",
-            bar=1 - (int(place[i]) - 1) / len(place),
-            kind="suspect",
-        )
-        for i in ids
+def picture(choice: Choice, split: str, index: int) -> None:
+    """The panel of one picture: large, with its file, its labels, and its rank under all that is computed."""
+    study = choice.study
+    data = study.split(split)
+    kind = "Training" if split == "train" else "Test"
+
+    @st.dialog(f"{kind} image {index}", width="large", on_dismiss=lambda: selection.change(image=None))
+    def panel() -> None:
+        left, right = st.columns([3, 4], gap="large")
+        with left:
+            way = st.segmented_control(
+                "Zoom", ["crisp", "smooth"], default="crisp", key="zoom", label_visibility="collapsed"
+            )
+            try:
+                source = ic.pictures.original_url(data, index)
+            except ic.InfluenceError as error:
+                st.caption(as_text(str(error)))
+            else:
+                crisp = "pixelated" if way != "smooth" else "auto"
+                st.html(
+                    f'<img src="{source}" alt="{kind} image {index}" style="width:100%;border-radius:8px;'
+                    f'image-rendering:{crisp}">'
+                )
+        with right:
+            st.dataframe(_facts(study, split, index), hide_index=True, width="stretch")
+            if split == "test":
+                st.button(
+                    "Explain this image",
+                    on_click=lambda: selection.change(test=index, image=None),
+                    icon=":material/quick_reference_all:",
+                )
+            ranks = _ranks(choice, split, index)
+            if len(ranks):
+                st.markdown("**Its ranks, under what is computed so far**")
+                st.dataframe(ranks, hide_index=True, width="stretch")
+            elif split == "train":
+                st.caption("No estimator has been asked about it yet.")
+
+    panel()
+
+
+def _facts(study: ic.Study, split: str, index: int) -> pd.DataFrame:
+    data = study.split(split)
+    given, predicted = int(data.labels[index]), int(study.predictions(split)[index])
+    rows = [
+        ("id", f"{split}-{index:06d}"),
+        ("file", data.filepath(index) or "held in memory"),
+        ("given label", data.class_name(given)),
+        (
+            "predicted label",
+            f"{data.class_name(predicted)} ({float(study.probabilities(split)[index, predicted]):.0%})",
+        ),
     ]
-    gallery(tiles, key=key, size=92)
+    if data.true_labels is not None:
+        rows.append(("true label", data.class_name(int(data.true_labels[index]))))
+    return pd.DataFrame(rows, columns=["what", "value"])
+
+
+def _ranks(choice: Choice, split: str, index: int) -> pd.DataFrame:
+    """Place of a training image under every estimator whose scores are kept."""
+    rows = []
+    if split == "train":
+        for scores in results.known(choice.study):
+            title = ic.estimators.get(scores.name).title
+            if scores.test_ids is None:
+                values = scores.values
+                rows.append((title, "suspicion", _rank(values, index, True), float(values[index])))
+                continue
+            for test_id in scores.test_ids.tolist():
+                if test_id == choice.picked.test or len(scores.test_ids) == 1:
+                    values = scores.column(test_id)
+                    harmful = bool(values[index] < 0)
+                    side = "harmful" if harmful else "helpful"
+                    rows.append(
+                        (
+                            title,
+                            f"{side} to test image {test_id}",
+                            _rank(values, index, not harmful),
+                            float(values[index]),
+                        )
+                    )
+    frame = pd.DataFrame(rows, columns=["estimator", "question", "rank", "score"])
+    return frame.sort_values(["question", "rank"], ignore_index=True).drop_duplicates(["estimator", "question"])
+
+
+def _rank(values: Tensor, index: int, descending: bool) -> int:
+    """Place in the order that tables have: equal values in the order of their ids."""
+    beyond = values > values[index] if descending else values < values[index]
+    return int(beyond.sum()) + int((values[:index] == values[index]).sum()) + 1
+
+
+def title(name: str) -> str:
+    """An estimator as a person reads it, as Markdown."""
+    return as_text(ic.estimators.get(name).title)
+
+
+def tables(choice: Choice, there: Sequence[ic.Scores], test_id: int, k: int) -> None:
+    """What the pictures show as tables, and how far several estimators agree."""
+    if not there:
+        return
+    if len(there) == 1:
+        with st.expander("As a table", icon=":material/table:"):
+            one, two = st.columns(2)
+            one.markdown("**Most harmful**")
+            one.dataframe(there[0].harmful(test_id, k), hide_index=True)
+            two.markdown("**Most helpful**")
+            two.dataframe(there[0].helpful(test_id, k), hide_index=True)
+            st.caption(as_text(f"{there[0].name}: {there[0].meaning}"))
+        return
+    together = ic.evaluation.agreement(there, test_id, k)
+    st.markdown("**How far they agree**")
+    one, two, three = st.columns([2, 2, 3], gap="medium")
+    for column, side in zip((one, two), SIDES, strict=True):
+        column.plotly_chart(ic.figures.overlap(together, side), key=f"overlap_{side}", config={"displayModeBar": False})
+    for sentence in together.sentences():
+        three.markdown(f"- {as_text(sentence)}")
+    with st.expander("As a table", icon=":material/table:"):
+        st.dataframe(together.table, hide_index=True)
+
+
+def explain_code(choice: Choice, test_id: int) -> str:
+    """Python that makes what Explain shows."""
+    k = choice.picked.k
+    names = choice.explainers
+    if len(names) == 1:
+        from_library = f"estimator = ic.estimators.get({names[0]!r}).fit(study)\n"
+        return (
+            f"{from_library}scores = estimator.influence(test=[{test_id}])\n"
+            f"harmful, helpful = scores.harmful({test_id}, k={k}), scores.helpful({test_id}, k={k})\n"
+            f"ic.figures.explanation_strip(study, scores, {test_id}, k={k})"
+        )
+    return (
+        f"names = {list(names)!r}\n"
+        f"scores = [ic.estimators.get(name).fit(study).influence(test=[{test_id}]) for name in names]\n"
+        f"agreement = ic.evaluation.agreement(scores, {test_id}, k={k})\n"
+        f"agreement.table\nic.figures.overlap(agreement)\n"
+        f"ic.figures.side_by_side(study, scores, {test_id}, k={k})"
+    )
+
+
+def tile_size(picked: selection.Selection, place: DeltaGenerator) -> None:
+    """How large the tiles of a gallery are."""
+    st.session_state["tiles"] = picked.size
+    place.segmented_control(
+        "Tiles",
+        list(selection.SIZES),
+        key="tiles",
+        label_visibility="collapsed",
+        on_change=lambda: selection.change(tiles=st.session_state["tiles"]),
+    )
+
+
+def train_gallery(choice: Choice, ids: Tensor, flagged: set[int], ranks: Tensor, key: str) -> None:
+    """Training images with their place in the order of suspicion as bars; 10,000 and more."""
+    gallery(
+        train_tiles(choice.study, ids, flagged, ranks),
+        key=key,
+        size=selection.SIZES[choice.picked.size],
+        height=620,
+        on_pick=show_panel("train"),
+        label="Training images by suspicion",
+    )

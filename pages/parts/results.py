@@ -1,117 +1,172 @@
-"""Fitted estimators and their scores, computed once for all tabs."""
+"""What the pages ask of the library, as work in the background; computed once for all tabs."""
 
-import threading
-from collections.abc import Callable, Hashable
-from contextvars import ContextVar
-from typing import TypeVar
-from weakref import WeakValueDictionary
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
-import streamlit as st
 import torch
-from cachetools import LRUCache
-from streamlit.delta_generator import DeltaGenerator
 
 import influence_core as ic
-
-T = TypeVar("T")
+from parts import work
 
 BLOCK = 32
-"""Test images whose influences are computed together."""
-
-KEPT = 256
-"""Results held at once, those of the longest ago asked for being let go first: two rounds of everything that all
-estimators have to say of a study."""
-
-_guard = threading.Lock()
-_kept: LRUCache[Hashable, object] = LRUCache(maxsize=KEPT)
-_locks: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()  # of what is being computed just now
-_place: ContextVar[DeltaGenerator | None] = ContextVar("place", default=None)  # of the bar: work within work shares it
+"""Mistakes next to the one on show whose influences are computed ahead."""
+AT_ONCE = 30.0
+"""Expected seconds up to which work begins by itself; what takes longer says so and waits for a click."""
+AHEAD = 20.0
+"""Seconds up to which a sweep for one image is worth another for its neighbours."""
 
 
-def once(key: Hashable, work: Callable[[], T], what: str) -> T:
-    """Do work once; other tabs that want the same wait for it. Progress is shown while it lasts.
+@dataclass(frozen=True)
+class Question:
+    """Something that an estimator can be asked, whose answer may be there, under way, or yet to be started.
+
+    Attributes:
+        study: of which it is asked.
+        name: of the estimator.
+        what: public method.
+        test: the test image, for "influence".
+        task: under way or done; ``None`` where nothing was started.
+        expected: what it will cost.
+    """
+
+    study: ic.Study
+    name: str
+    what: str
+    test: int | None
+    task: work.Task | None
+    expected: ic.estimators.Expected | None = None
+
+    @property
+    def answer(self) -> Any:
+        """The result, or ``None`` while there is none."""
+        return self.task.value if self.task is not None and self.task.state == "done" else None
+
+    def start(self, fills_in: bool = False) -> work.Task:
+        """Begin, whatever it costs."""
+        return _start(self.study, self.name, self.what, self.test, self.expected, fills_in)
+
+
+def ask(study: ic.Study, name: str, what: str, test: int | None = None, fills_in: bool = False) -> Question:
+    """Ask an estimator with its default settings; what is quick begins by itself.
 
     Args:
-        key: what the result depends on, whole.
-        work: makes the result.
-        what: a few words for the progress bar.
+        study: the study.
+        name: lower-case name of the estimator.
+        what: "influence" (of all training images on ``test``), "detection" (mislabel scores, judged) or "relabel".
+        test: id of the test image.
+        fills_in: whether something else is what a person waits for.
 
     Returns:
-        The result, shared by all tabs: not to be changed.
+        The question with its answer, or with where it is.
     """
-    with _guard:
-        if key in _kept:
-            return _kept[key]  # type: ignore[return-value]  # stored under this key by the same kind of work
-        lock = _locks.setdefault(key, threading.Lock())
-    outer = _place.get()
-    place = outer or st.empty()
-    place.progress(0.0, f"{what} …")
-
-    def show(step: str, done: int, total: int) -> None:
-        place.progress(min(1.0, done / total) if total else 0.0, f"{step} · {done} of {total}")
-
-    token = _place.set(place)
-    try:
-        with lock, ic.progress.listen(show):
-            with _guard:
-                if key in _kept:  # by the tab that was waited for
-                    return _kept[key]  # type: ignore[return-value]
-            made = work()
-            with _guard:
-                _kept[key] = made
-            return made
-    finally:
-        _place.reset(token)
-        if outer is None:
-            place.empty()
+    for number, key in enumerate(_keys(study, name, what, test)):
+        task = work.peek(key)
+        if task is not None and (number == 0 or task.state == "done"):  # alone it is quicker than with its neighbours
+            return Question(study, name, what, test, task)
+    method = "influence" if what == "influence" else "mislabel_scores"
+    expected = ic.estimators.expected_cost(
+        study, ic.estimators.get(name), method, fitted=work.has((study.fingerprint, name, "fit"))
+    )
+    question = Question(study, name, what, test, None, expected)
+    if expected.seconds is None or expected.seconds > AT_ONCE:
+        return question
+    return Question(study, name, what, test, question.start(fills_in), expected)
 
 
-def estimator(study: ic.Study, name: str) -> ic.estimators.Estimator:
-    """An estimator with its default settings, fitted on ``study``."""
+def ahead(study: ic.Study, name: str, test: int) -> None:
+    """Compute the mistakes next to one on show as well, while nobody waits: a click on them is answered at once."""
     fresh = ic.estimators.get(name)
-    return once((study.fingerprint, name, "fit"), lambda: fresh.fit(study), f"Fitting {fresh.title}")
+    block = _block(study, test)
+    if fresh.solves_each_query or len(block) < 2 or work.has(_key(study, name, "influence", tuple(block))):
+        return
+    expected = ic.estimators.expected_cost(study, fresh, "influence", len(block), fitted=True)
+    if expected.seconds is not None and expected.seconds <= AHEAD:
+        work.ask(
+            _key(study, name, "influence", tuple(block)),
+            lambda: _fitted(study, name).influence(block),
+            f"{fresh.title}: the next mistakes",
+            expected.seconds,
+            fills_in=True,
+        )
 
 
-def mislabels(study: ic.Study, name: str) -> ic.Scores:
-    """Mislabel scores of all training images."""
-    title = _able(name, "mislabel_scores").title
-    key = (study.fingerprint, name, "mislabel")
-    return once(key, lambda: estimator(study, name).mislabel_scores(), f"{title}: mislabel scores")
+def known(study: ic.Study) -> list[ic.Scores]:
+    """All scores of a study that are computed and kept."""
+    found: list[ic.Scores] = []
+    for key, value in work.results():
+        if isinstance(key, tuple) and key[0] == study.fingerprint:
+            scores = value.scores if isinstance(value, ic.applications.Detection) else value
+            if isinstance(scores, ic.Scores) and not any(scores is other for other in found):
+                found.append(scores)
+    return found
 
 
-def detection(study: ic.Study, name: str) -> ic.applications.Detection:
-    """Curves and Otsu's threshold."""
-    key = (study.fingerprint, name, "detection")
-    return once(key, lambda: ic.applications.detect(study, mislabels(study, name)), "Curves")
+def suggestions(study: ic.Study, name: str, detection: ic.applications.Detection) -> Question:
+    """The relabel table of all training images; its flags are those of ``detection``, see ``flagged``."""
+    key = _key(study, name, "relabel", None)
+    task = work.peek(key)
+    if task is None:
+        title = ic.estimators.get(name).title
+
+        def table() -> pd.DataFrame:
+            return ic.applications.relabel(study, _fitted(study, name), scores=detection.scores)
+
+        task = work.ask(key, table, f"{title}: suggestions")
+    return Question(study, name, "relabel", None, task)
 
 
-def influence(study: ic.Study, name: str, test_id: int) -> ic.Scores:
-    """Influence on one test image; its neighbours in the list of mistakes are computed along where that is cheap."""
-    fresh = _able(name, "influence")
+def flagged(table: pd.DataFrame, detection: ic.applications.Detection) -> pd.DataFrame:
+    """A relabel table with the flags of another cut."""
+    mine = torch.zeros(len(table), dtype=torch.bool)
+    mine[detection.flagged] = True
+    return table.assign(is_label_issue=mine[torch.from_numpy(table["index"].to_numpy(copy=True))].numpy())
+
+
+def _start(
+    study: ic.Study, name: str, what: str, test: int | None, expected: ic.estimators.Expected | None, fills_in: bool
+) -> work.Task:
+    title = ic.estimators.get(name).title
+    seconds = expected.seconds if expected is not None else None
+
+    def influence() -> ic.Scores:
+        return _fitted(study, name).influence(test)
+
+    def detection() -> ic.applications.Detection:
+        scores = work.once(
+            _key(study, name, "mislabel", None),
+            lambda: _fitted(study, name).mislabel_scores(),
+            f"{title}: mislabel scores",
+        )
+        found = ic.applications.detect(study, scores)
+        _ = found.bands  # with the curves, not when they are drawn
+        return found
+
+    key = _keys(study, name, what, test)[0]
+    words = {"influence": f"{title}: influence", "detection": f"{title}: suspicion"}[what]
+    return work.ask(key, influence if what == "influence" else detection, words, seconds, fills_in)
+
+
+def _fitted(study: ic.Study, name: str) -> ic.estimators.Estimator:
+    fresh = ic.estimators.get(name)
+    return work.once((study.fingerprint, name, "fit"), lambda: fresh.fit(study), f"{fresh.title}: fit")
+
+
+def _keys(study: ic.Study, name: str, what: str, test: int | None) -> list[tuple[Any, ...]]:
+    """Where the answer is kept: alone, or with the neighbours of the test image."""
+    if what != "influence" or test is None:
+        return [_key(study, name, what, None)]
+    return [_key(study, name, what, ids) for ids in dict.fromkeys([(test,), tuple(_block(study, test))])]
+
+
+def _key(study: ic.Study, name: str, what: str, ids: tuple[int, ...] | None) -> tuple[Any, ...]:
+    return (study.fingerprint, name, what, ids)
+
+
+def _block(study: ic.Study, test: int) -> list[int]:
     wrong = study.misclassified()
-    position = (wrong == test_id).nonzero().flatten()
-    block = torch.tensor([test_id])
-    if position.numel() and not fresh.solves_each_query:
-        start = int(position[0]) // BLOCK * BLOCK
-        block = wrong[start : start + BLOCK]
-    key = (study.fingerprint, name, "influence", tuple(block.tolist()))
-    return once(key, lambda: estimator(study, name).influence(block), f"{fresh.title}: influence")
-
-
-def suggestions(study: ic.Study, name: str) -> pd.DataFrame:
-    """The relabel table of all training images."""
-
-    def work() -> pd.DataFrame:
-        return ic.applications.relabel(study, estimator(study, name), scores=mislabels(study, name))
-
-    title = _able(name, "mislabel_scores").title
-    return once((study.fingerprint, name, "relabel"), work, f"{title}: suggestions")
-
-
-def _able(name: str, method: str) -> ic.estimators.Estimator:
-    """An unfitted estimator that gives ``method``; it refuses itself otherwise, so before any work."""
-    fresh = ic.estimators.get(name)
-    if method not in fresh.gives():
-        getattr(fresh, method)()
-    return fresh
+    position = int(torch.searchsorted(wrong, test))
+    if position >= len(wrong) or int(wrong[position]) != test:
+        return [test]
+    start = position // BLOCK * BLOCK
+    return [int(i) for i in wrong[start : start + BLOCK]]

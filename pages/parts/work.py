@@ -1,0 +1,352 @@
+"""Work in the background: a page starts it, draws what is there, and fills in the rest when it comes.
+
+Threads of the server's own process. A piece of work is known by a key that says all it depends on, is done once for all
+tabs, and ends by itself when no page has asked about it for a while, so leaving a page leaves nothing behind. What a
+person waits for comes before what only fills in: that pauses between two steps while an answer is being made.
+"""
+
+import itertools
+import logging
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Hashable, Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+from weakref import WeakValueDictionary
+
+import streamlit as st
+import torch
+from cachetools import LRUCache
+
+import influence_core as ic
+from parts import errors
+
+T = TypeVar("T")
+State = Literal["waiting", "running", "done", "failed", "stopped"]
+
+log = logging.getLogger("influence")
+
+PATIENCE = 0.35
+"""Seconds that a page waits for an answer before it draws the place of it: what is quick appears at once."""
+POLL = 0.5
+"""Seconds between two looks at work under way."""
+FORGOTTEN = 20.0
+"""Seconds after which work ends that no page has asked about."""
+WORKERS = 3
+"""Answers that are made side by side; one more worker fills in."""
+MEMORY = 512 * 2**20
+"""Bytes of results that are kept, those of the longest ago asked for being let go first."""
+
+
+class Stopped(Exception):
+    """Raised inside of work that was stopped, or that nobody waits for any more."""
+
+
+@dataclass(eq=False)
+class Task:
+    """A piece of work, shared by all tabs.
+
+    Attributes:
+        key: what it depends on.
+        what: a few words for a person.
+        work: does it.
+        fills_in: whether something else is what a person waits for.
+        state: "done" has a ``value``, "failed" an ``error``.
+        step: what it does just now; ``done`` of ``total`` steps are through (0: unknown).
+        begun: when it began to run.
+        asked: when a page last wanted to know.
+        follows: the task that makes what this one waits for.
+    """
+
+    key: Hashable
+    what: str
+    work: Callable[[], Any]
+    fills_in: bool = False
+    state: State = "waiting"
+    value: Any = None
+    error: Exception | None = None
+    step: str = ""
+    done: int = 0
+    total: int = 0
+    begun: float = 0.0
+    asked: float = field(default_factory=time.monotonic)
+    follows: "Task | None" = None
+    stop: bool = False
+    finished: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it is still to come."""
+        return self.state in ("waiting", "running")
+
+    def touch(self) -> None:
+        """Say that somebody still wants it."""
+        task: Task | None = self
+        while task is not None:
+            task.asked = time.monotonic()
+            task = task.follows
+
+    def says(self) -> str:
+        """What it does, how far it is and how long that will take, in words."""
+        told = self.follows or self
+        if self.state == "waiting":
+            return f"{self.what} · waits for other work"
+        share = told.done / told.total if told.total else 0.0
+        text = f"{self.what} · {told.step}" if told.step and told.step != self.what else self.what
+        if told.total:
+            text += f" · {told.done:,} of {told.total:,}"
+        spent = time.monotonic() - told.begun
+        if 0.02 < share < 1 and spent > 2:
+            text += f" · about {ic.progress.duration(spent * (1 - share) / share)} left"
+        return text
+
+    def share(self) -> float:
+        """How much is done, 0 to 1."""
+        told = self.follows or self
+        return min(1.0, told.done / told.total) if told.total else 0.0
+
+
+_guard = threading.Lock()
+_kept: LRUCache[Hashable, Any] = LRUCache(MEMORY, getsizeof=lambda value: min(MEMORY, _size(value)))
+_tasks: dict[Hashable, Task] = {}  # waiting, under way or failed; what is done is in _kept alone
+_locks: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()  # of what is being made just now
+_makers: dict[Hashable, Task] = {}  # key -> the task that makes it, as a part of itself or whole
+_current: ContextVar[Task | None] = ContextVar("current", default=None)
+_answers: queue.PriorityQueue[tuple[float, int, Task]] = queue.PriorityQueue()
+_fillings: queue.PriorityQueue[tuple[float, int, Task]] = queue.PriorityQueue()
+_numbers = itertools.count()
+_workers: list[threading.Thread] = []
+_busy = threading.Condition()
+_answering = 0  # answers waiting or under way
+
+
+def ask(key: Hashable, work: Callable[[], Any], what: str, seconds: float | None = 0.0, fills_in: bool = False) -> Task:
+    """Start work, or find it under way or done; never waits.
+
+    Args:
+        key: what the result depends on, whole.
+        work: makes the result.
+        what: a few words for a person.
+        seconds: expected; what is quicker is begun first.
+        fills_in: whether it gives way to answers that a person waits for.
+
+    Returns:
+        The task.
+    """
+    with _guard:
+        if key in _kept:
+            return _finished(key, what)
+        task = _tasks.get(key)
+        if task is not None:
+            task.touch()
+            if not fills_in and task.fills_in:
+                task.fills_in = False  # now somebody waits for it: it pauses no more
+            return task
+        task = _tasks[key] = Task(key, what, work, fills_in)
+    _enqueue(task, float(seconds or 0.0))
+    return task
+
+
+def peek(key: Hashable) -> Task | None:
+    """The task of a key, if it is under way or done; nothing is started."""
+    with _guard:
+        if key in _kept:
+            return _finished(key, "")
+        task = _tasks.get(key)
+    if task is not None:
+        task.touch()
+    return task
+
+
+def has(key: Hashable) -> bool:
+    """Whether a result is there."""
+    with _guard:
+        return key in _kept
+
+
+def stop(task: Task) -> None:
+    """End work at its next step; asking again starts it anew."""
+    task.stop = True
+    if task.follows is not None:
+        task.follows.stop = True
+
+
+def forget(key: Hashable) -> None:
+    """Let go of what failed, so that asking again tries again."""
+    with _guard:
+        task = _tasks.get(key)
+        if task is not None and not task.under_way:
+            del _tasks[key]
+
+
+def once(key: Hashable, make: Callable[[], T], what: str) -> T:
+    """A result inside of work: made once, whoever needs it first.
+
+    Args:
+        key: what it depends on, whole.
+        make: makes it.
+        what: a few words for a person.
+
+    Returns:
+        The result, shared by all tabs: not to be changed.
+
+    Raises:
+        Stopped: if the work was stopped meanwhile.
+    """
+    task = _current.get()
+    with _guard:
+        if key in _kept:
+            return _kept[key]
+        lock = _locks.setdefault(key, threading.Lock())
+        if task is not None and _makers.get(key) not in (None, task):
+            task.follows = _makers[key]
+    while not lock.acquire(timeout=0.2):
+        if task is not None:
+            _check(task)
+    try:
+        with _guard:
+            if key in _kept:
+                return _kept[key]  # by the one that was waited for
+            if task is not None:
+                task.follows, _makers[key] = None, task
+        if task is not None:
+            task.step = what
+        made = make()
+        with _guard:
+            _kept[key] = made
+        return made
+    finally:
+        lock.release()
+        with _guard:
+            _makers.pop(key, None)
+            if task is not None:
+                task.follows = None
+
+
+def results() -> list[tuple[Hashable, Any]]:
+    """All that is kept now, with its keys."""
+    with _guard:
+        return list(_kept.items())
+
+
+def wait(tasks: Iterable[Task], seconds: float | None = None) -> None:
+    """Give quick work a moment, so that it appears at once."""
+    end = time.monotonic() + (PATIENCE if seconds is None else seconds)
+    for task in tasks:
+        if task.under_way:
+            task.finished.wait(max(0.0, end - time.monotonic()))
+
+
+def pending(task: Task, key: str) -> None:
+    """Draw work under way, with a way to stop it; the page is drawn again when it is through.
+
+    Args:
+        task: the work.
+        key: of the place, once on a page.
+    """
+
+    @st.fragment(run_every=POLL)
+    def show() -> None:
+        task.touch()
+        if not task.under_way:
+            st.rerun()
+        with st.container(horizontal=True, vertical_alignment="center", key=f"pending_{key}"):
+            st.progress(task.share(), errors.as_text(task.says()))
+            if st.button("Stop", key=f"stop_{key}", type="tertiary", icon=":material/stop_circle:"):
+                stop(task)
+
+    show()
+
+
+def _finished(key: Hashable, what: str) -> Task:
+    return Task(key, what, lambda: None, state="done", value=_kept[key])
+
+
+def _enqueue(task: Task, seconds: float) -> None:
+    global _answering
+    with _guard:
+        if not _workers:
+            for number in range(WORKERS + 1):
+                line = _fillings if number == WORKERS else _answers
+                _workers.append(threading.Thread(target=_serve, args=(line,), daemon=True, name=f"work-{number}"))
+                _workers[-1].start()
+    if task.fills_in:
+        _fillings.put((seconds, next(_numbers), task))
+        return
+    with _busy:
+        _answering += 1
+    _answers.put((seconds, next(_numbers), task))
+
+
+def _serve(line: "queue.PriorityQueue[tuple[float, int, Task]]") -> None:
+    global _answering
+    while True:
+        task = line.get()[2]
+        try:
+            _run(task)
+        finally:
+            task.finished.set()
+            if line is _answers:
+                with _busy:
+                    _answering -= 1
+                    _busy.notify_all()
+
+
+def _run(task: Task) -> None:
+    token = _current.set(task)
+    task.begun = time.monotonic()
+    try:
+        _check(task)
+        task.state = "running"
+        with ic.progress.listen(lambda step, done, total: _listen(task, step, done, total)):
+            task.value = once(task.key, task.work, task.what)
+        task.state = "done"
+    except Stopped:
+        task.state = "stopped"
+    except Exception as error:
+        if not isinstance(error, ic.InfluenceError):
+            log.error("%s", "".join(traceback.format_exception(error)))
+        task.error, task.state = error, "failed"
+    finally:
+        _current.reset(token)
+        with _guard:
+            if task.state != "failed" and _tasks.get(task.key) is task:
+                del _tasks[task.key]
+
+
+def _listen(task: Task, step: str, done: int, total: int) -> None:
+    task.step, task.done, task.total = step, done, total
+    _check(task)
+    if task.fills_in:
+        with _busy:
+            _busy.wait_for(lambda: not (_answering and task.fills_in), timeout=2.0)  # never for ever: locks may be held
+
+
+def _check(task: Task) -> None:
+    if task.stop or time.monotonic() - task.asked > FORGOTTEN:
+        raise Stopped
+
+
+def _size(value: Any, seen: set[int] | None = None) -> int:
+    """Bytes of all tensors that a result holds; a study is shared by all and counts for nothing."""
+    seen = set() if seen is None else seen
+    if id(value) in seen or isinstance(value, (ic.Study, ic.data.LabelledDataset)):
+        return 0
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    if isinstance(value, torch.nn.Module):
+        return sum(t.nbytes for t in (*value.parameters(), *value.buffers()))
+    if isinstance(value, dict):
+        return 64 + sum(_size(part, seen) for part in value.values())
+    if isinstance(value, (list, tuple)):
+        return 64 + sum(_size(part, seen) for part in value)
+    if hasattr(value, "memory_usage"):
+        return int(value.memory_usage(deep=False).sum())
+    nbytes = getattr(value, "nbytes", None)
+    if isinstance(nbytes, int):
+        return nbytes
+    return 64 + (sum(_size(part, seen) for part in vars(value).values()) if hasattr(value, "__dict__") else 0)
