@@ -130,7 +130,7 @@ class Scores:
             Equal scores are in the order of their ids.
         """
         column = self.column(test_id)
-        order = torch.sort(column, descending=not lowest, stable=True).indices[: max(0, k)]
+        order = _extreme(column, max(0, k), lowest)
         ids = self.train_ids[order]
         frame = pd.DataFrame({"rank": range(1, len(ids) + 1), "train_id": ids.numpy(), "score": column[order].numpy()})
         if self.train is not None:
@@ -306,6 +306,15 @@ class Scores:
         if self.kind != "influence":
             raise NotSupported(f"{what} images belong to influence scores; these are {self.kind} scores")
         return self
+
+
+def _extreme(column: Tensor, k: int, lowest: bool) -> Tensor:
+    """Places of the k largest (or lowest) of [N] values, equal ones in their order, without sorting all of them."""
+    places = torch.arange(len(column))
+    if 0 < k < len(column):
+        last = torch.topk(column, k, largest=not lowest).values[-1]
+        places = (column <= last if lowest else column >= last).nonzero().flatten()
+    return places[torch.sort(column[places], descending=not lowest, stable=True).indices[:k]]
 
 
 def _some(ids: Tensor, most: int = 8) -> str:

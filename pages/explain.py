@@ -1,11 +1,13 @@
 """Browse the model's mistakes, and the training images behind each, under up to four estimators."""
 
+import plotly.graph_objects as go
 import streamlit as st
 from parts import errors, frame, panels, selection
 
 import influence_core as ic
 
 MOST = 2000
+MATRIX = 12  # classes that are legible in a narrow column, where not all are shown
 
 choice: frame.Choice = st.session_state["choice"]
 study, picked = choice.study, choice.picked
@@ -22,10 +24,17 @@ def square() -> None:
     selection.change(cell=None if cell in (None, picked.cell) else f"{cell[0]},{cell[1]}")
 
 
+@st.cache_resource(max_entries=64, show_spinner=False)
+def drawn(fingerprint: str, label: int | None, cell: tuple[int, int] | None, _study: ic.Study) -> go.Figure:
+    """The matrix, drawn once for all tabs."""
+    most = _study.num_classes if _study.num_classes <= 20 else MATRIX
+    return ic.figures.confusion_matrix(_study, most=most, label=label, selected=cell).update_layout(height=280)
+
+
 def matrix() -> None:
     """Labels against predictions."""
     st.plotly_chart(
-        ic.figures.confusion_matrix(study, label=picked.label, selected=picked.cell).update_layout(height=280),
+        drawn(study.fingerprint, picked.label, picked.cell, study),
         on_select=square,
         selection_mode="points",
         key="matrix",
@@ -95,7 +104,7 @@ def browse(height: int, columns: int | None = None) -> None:
     if not len(shown):
         where = "images in this square" if picked.cell is not None else "mistakes in this class"
         st.info(f"No {where}. Choose another, or any test image by its id.", icon=":material/check:")
-    panels.browser(study, shown[:MOST].tolist(), -1 if test_id is None else test_id, height, columns)
+    panels.browser(study, shown[:MOST], test_id, height, columns)
     if len(shown) > MOST:
         st.caption(f"the first {MOST:,} of {len(shown):,}: choose a class or a square")
 
@@ -141,7 +150,7 @@ else:
         with right:
             card, controls = st.columns([1, 4], gap="medium", vertical_alignment="center")
             with card:
-                panels.card(study, test_id, size=96)
+                panels.card(study, test_id, size=120)
             with controls:
                 for column, draw in zip(
                     st.columns(3, vertical_alignment="bottom"), (image_box, side_box, python), strict=True

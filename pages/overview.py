@@ -57,7 +57,11 @@ one.metric(
     border=True,
     help=f"{int((~right).sum())} of {len(right)} wrong",
 )
-if found is not None:
+if found is None:
+    what = "…" if flags is None or (flags.task is not None and flags.task.under_way) else "not computed"
+    two.metric("Suspect training labels", what, border=True)
+    three.metric("Minutes to review them", what, border=True)
+else:
     ids = found.flagged if choice.label is None else found.flagged[study.train.labels[found.flagged] == choice.label]
     title = panels.title(choice.detectors[0])
     two.metric("Suspect training labels", f"{len(ids):,}", border=True, help=f"flagged by {title}")

@@ -156,18 +156,23 @@ def estimator_box(choice: Choice, path: str) -> None:
 def estimator_list(choice: Choice) -> None:
     """All estimators in groups, each with what it is good for and what it needs."""
     with st.popover("What is each good for?", icon=":material/help:", width="stretch"):
-        table = ic.estimators.available().set_index("name")
-        for group, words in _GROUPS.items():
-            st.markdown(f"**{words}**")
-            for name, row in table[table["group"] == group].iterrows():
-                fresh = ic.estimators.get(str(name))
-                what = "influence" if "influence" in fresh.gives() else "mislabel_scores"
-                lacks = fresh.missing(choice.study, what)
-                needs = f" *Not here: the study has no {' and no '.join(lacks)}.*" if lacks else ""
-                st.markdown(
-                    f"- **{errors.as_text(row['title'])}**, {errors.as_text(row['paper'])}. "
-                    f"{errors.as_text(row['good_for'])}.{needs}"
-                )
+        st.markdown(_listed(choice.study.fingerprint, choice.study))
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _listed(fingerprint: str, _study: ic.Study) -> str:
+    """The list as Markdown."""
+    table = ic.estimators.available()
+    lines = []
+    for group, words in _GROUPS.items():
+        lines.append(f"\n**{words}**\n")
+        for row in table[table["group"] == group].to_dict("records"):
+            fresh = ic.estimators.get(row["name"])
+            lacks = fresh.missing(_study, "influence" if "influence" in fresh.gives() else "mislabel_scores")
+            needs = f" *Not here: the study has no {' and no '.join(lacks)}.*" if lacks else ""
+            named = f"{errors.as_text(row['title'])}**, {errors.as_text(row['paper'])}"
+            lines.append(f"- **{named}. {errors.as_text(row['good_for'])}.{needs}")
+    return "\n".join(lines)
 
 
 def class_box(study: ic.Study, picked: Selection) -> None:

@@ -179,9 +179,9 @@ class Gallery {
       if (!widths.has(text)) widths.set(text, 1.04 * pen.measureText(text).width);
       return widths.get(text);
     };
-    const { label, struck } = this.wire.tiles;
+    const { label, struck, before } = this.wire.tiles;
     const long = (_, i) => {
-      const old = measure(this.value(struck, i));
+      const old = measure(this.value(struck, i) ?? this.value(before, i));
       return old + (old && 10) + measure(this.value(label, i)) > width;
     };
     return this.names.some(long) ? 2 : 1;

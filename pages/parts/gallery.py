@@ -37,6 +37,7 @@ class Tile(TypedDict, total=False):
         bar: -1 (harmful) to 1 (helpful), drawn from the middle; or 0 to 1 (suspicion), drawn from the left.
         kind: "suspect" for a bar that means suspicion.
         flagged: whether the label is suspect, which draws a frame and a flag.
+        before: what stands before ``label``: a line of its own where both are too long for one.
         struck: a label that the picture is said to have but has not, shown struck through before ``label``.
         selected: whether it is the current one.
         badge: a few characters in the corner of the picture, such as "3 of 4".
@@ -52,6 +53,7 @@ class Tile(TypedDict, total=False):
     bar: float
     kind: str
     flagged: bool
+    before: str
     struck: str
     selected: bool
     badge: str

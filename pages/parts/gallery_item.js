@@ -42,12 +42,13 @@ class Item {
       flag: flag(),
       badge: make("bdi", "badge"),
       struck: make("s", "", make("bdi", "")),
+      before: make("bdi", ""),
       name: make("bdi", ""),
       note: make("bdi", "note"),
       fill: make("i", ""),
     };
     Object.assign(this, parts);
-    this.label = make("span", "label", this.struck, this.name);
+    this.label = make("span", "label", this.struck, this.before, this.name);
     this.bar = make("span", "bar", this.fill);
     this.texts = make("span", "texts", this.label, this.note, this.bar);
     this.card = make(pickable ? "button" : "div", "tile");
@@ -83,7 +84,7 @@ class Item {
 
   show(tile, has, words) {
     const said = [tile.tip ?? tile.struck ?? tile.label ?? ""].map(String);
-    for (const more of [tile.struck, tile.label, tile.badge, tile.note, tile.more]) {
+    for (const more of [tile.struck, tile.before, tile.label, tile.badge, tile.note, tile.more]) {
       if (more !== null && more !== undefined && !said.some((text) => says(text, String(more)))) said.push(String(more));
     }
     const alt = said.filter(Boolean).join(", ");
@@ -105,7 +106,10 @@ class Item {
     this.badge.hidden = !tile.badge;
     const renamed = tile.struck !== null && tile.struck !== undefined;
     this.label.hidden = !has.label;
-    this.label.classList.toggle("renamed", renamed);
+    const before = tile.before !== null && tile.before !== undefined;
+    this.label.classList.toggle("renamed", renamed || before);
+    this.before.hidden = !before;
+    setText(this.before, tile.before);
     this.struck.hidden = !renamed;
     setText(this.struck.firstChild, tile.struck);
     setText(this.name, tile.label);

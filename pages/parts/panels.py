@@ -13,9 +13,8 @@ import influence_core as ic
 from parts import errors, results, selection, work
 from parts.errors import as_text
 from parts.frame import Choice
-from parts.gallery import Tile, gallery, train_tile, train_tiles
+from parts.gallery import Tile, Tiles, coded, gallery, isolated, joined, train_tile, train_tiles
 from parts.results import Question
-from parts.studies import picture_url
 
 SECONDS_PER_IMAGE = 4
 """An assumption, not a measurement: what looking at one suspect takes a person. The minutes shown follow from it."""
@@ -25,7 +24,7 @@ SIDES: tuple[Side, Side] = ("harmful", "helpful")
 
 def by_confidence(study: ic.Study, ids: Tensor) -> Tensor:
     """Test ids, those first whose prediction the model is surest of."""
-    confidence = study.probabilities()[ids].max(1).values
+    confidence = study.outputs()[ids].softmax(1).max(1).values
     return ids[torch.sort(confidence, descending=True, stable=True).indices]
 
 
@@ -62,9 +61,9 @@ def answered(question: Question, key: str) -> bool:
     if question.answer is not None:
         return True
     if task is None:
-        cost = str(question.expected) if question.expected is not None else "for an unknown time"
+        cost = str(question.expected) if question.expected is not None else "nobody knows how long"
         with st.container(horizontal=True, vertical_alignment="center", key=f"start_{key}"):
-            st.markdown(f"**{title}** will compute {as_text(cost)}.")
+            st.markdown(f"**{title}** needs {as_text(cost)}.")
             if st.button("Start", key=f"begin_{key}", icon=":material/play_arrow:", type="primary"):
                 question.start()
                 st.rerun()
@@ -174,7 +173,7 @@ def _rows(
         with column:
             if not many:
                 st.markdown(f"**Most {side}** · {_words(study, test_id)[side == 'helpful']}")
-            tiles = []
+            tiles: list[Tile] = []
             for row in frame.to_dict("records"):
                 index = int(row["train_id"])
                 tile = train_tile(study, index, flagged is not None and index in flagged, size=192)
@@ -189,7 +188,7 @@ def _rows(
             gallery(
                 tiles,
                 key=f"{key}_{side}",
-                size=112,
+                size=132,
                 columns=max(5, k if k <= 10 else 10) if many or k <= 5 else None,
                 on_pick=show_panel("train"),
                 label=f"{title}: most {side} training images",
@@ -227,45 +226,56 @@ def signed(score: float) -> str:
     return f"{score:+,.0f}" if 1000 <= abs(score) < 1e7 else f"{score:+.3g}"
 
 
-def test_tile(study: ic.Study, test_id: int, size: int) -> Tile:
-    """A test image with its label and prediction."""
-    data = study.test
-    true, predicted = int(data.labels[test_id]), int(study.predictions()[test_id])
-    names = data.class_name(true), data.class_name(predicted)
-    confidence = float(study.probabilities()[test_id, predicted])
-    return {
-        "id": test_id,
-        "src": picture_url(data, test_id, size),
-        "label": f"\u2068{names[0]}\u2069 → \u2068{names[1]}\u2069",
-        "note": f"{confidence:.0%} sure",
-        "tip": f"test image {test_id}: label {names[0]}, predicted {names[1]}",
-        "link": f"test-{test_id}",
-    }
+def tiles_of_tests(study: ic.Study, ids: Tensor, size: int, current: int | None = None) -> Tiles:
+    """Test images with their labels and predictions.
+
+    Args:
+        study: the study.
+        ids: test ids [n].
+        size: of the pictures.
+        current: the one that is chosen.
+
+    Returns:
+        The tiles.
+    """
+    data, names = study.test, [study.test.class_name(k) for k in range(study.num_classes)]
+    inline = [isolated(name) for name in names]
+    true, predicted = data.labels[ids], study.predictions()[ids]
+    confidence = study.outputs()[ids].softmax(1).gather(1, predicted[:, None]).flatten()
+    number = {"same": "id"}
+    return Tiles.of_pictures(data, ids, size).adding(
+        before=coded(names, true),
+        label=joined("→ ", coded(names, predicted)),
+        note=[f"{share:.0%} sure" for share in confidence.tolist()],
+        tip=joined("test image ", number, ": label ", coded(inline, true), ", predicted ", coded(inline, predicted)),
+        link=joined("test-", number),
+        selected=ids == (-1 if current is None else current),
+    )
 
 
 def card(study: ic.Study, test_id: int, size: int = 150) -> None:
     """A test image with its label, the prediction and the model's confidence."""
     right = int(study.test.labels[test_id]) == int(study.predictions()[test_id])
     st.markdown(f"**Test image {test_id}**")
-    tile = test_tile(study, test_id, 384)
+    tile = tiles_of_tests(study, torch.tensor([test_id]), 384).tile(0)
     tile["note"] = f"{'right' if right else 'wrong'}, {tile['note']}"
+    tile["selected"] = False
     gallery([tile], key="test_card", size=size, columns=1, on_pick=show_panel("test"), label="The test image")
 
 
 def surest(study: ic.Study, test_id: int, apart: str = " · ") -> None:
     """The three classes that the model is surest of."""
-    top = torch.topk(study.probabilities()[test_id], min(3, study.num_classes))
+    top = torch.topk(study.outputs()[test_id].softmax(0), min(3, study.num_classes))
     pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
     st.caption("The model says: " + apart.join(f"{errors.name(study.class_names[k], 40)} ({p:.0%})" for k, p in pairs))
 
 
-def browser(study: ic.Study, ids: list[int], current: int, height: int, columns: int | None = None) -> None:
-    """Test images to choose from."""
-    tiles: list[Tile] = [{**test_tile(study, i, 96), "selected": i == current} for i in ids]
+def browser(study: ic.Study, ids: Tensor, current: int | None, height: int, columns: int | None = None) -> None:
+    """Test images to choose from, [n] ids."""
     gallery(
-        tiles,
+        tiles_of_tests(study, ids, 96, current),
         key="mistakes",
-        size=78,
+        size=100 if columns else 78,
         on_pick=lambda index: selection.change(test=index),
         height=height,
         columns=columns,
@@ -323,7 +333,7 @@ def _facts(study: ic.Study, split: str, index: int) -> pd.DataFrame:
         ("given label", data.class_name(given)),
         (
             "predicted label",
-            f"{data.class_name(predicted)} ({float(study.probabilities(split)[index, predicted]):.0%})",
+            f"{data.class_name(predicted)} ({float(study.outputs(split)[index].softmax(0)[predicted]):.0%})",
         ),
     ]
     if data.true_labels is not None:

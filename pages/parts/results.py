@@ -11,7 +11,7 @@ from parts import work
 
 BLOCK = 32
 """Mistakes next to the one on show whose influences are computed ahead."""
-AT_ONCE = 30.0
+AT_ONCE = 60.0
 """Expected seconds up to which work begins by itself; what takes longer says so and waits for a click."""
 AHEAD = 20.0
 """Seconds up to which a sweep for one image is worth another for its neighbours."""

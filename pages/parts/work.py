@@ -95,7 +95,8 @@ class Task:
         if self.state == "waiting":
             return f"{self.what} · waits for other work"
         share = told.done / told.total if told.total else 0.0
-        text = f"{self.what} · {told.step}" if told.step and told.step != self.what else self.what
+        named = told.step.startswith(self.what.split(":")[0])
+        text = (told.step or self.what) if named or not told.step else f"{self.what} · {told.step}"
         if told.total:
             text += f" · {told.done:,} of {told.total:,}"
         spent = time.monotonic() - told.begun

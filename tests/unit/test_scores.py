@@ -275,3 +275,12 @@ def test_scores_of_before_there_were_checksums(tmp_path):
     path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
     with pytest.raises(InvalidInput, match=r"m\.safetensors was changed or damaged"):
         Scores.load(path)
+
+
+@pytest.mark.parametrize("lowest", [False, True])
+@pytest.mark.parametrize("k", [0, 1, 3, 7, 39, 40, 41])
+def test_the_extreme_ones_are_those_of_a_whole_sort_also_where_scores_are_equal(lowest: bool, k: int) -> None:
+    values = torch.randint(0, 5, (40,), generator=torch.Generator().manual_seed(k)).float()
+    scores = Scores(values, torch.arange(40), "mislabel")
+    expected = torch.sort(values, descending=not lowest, stable=True).indices[:k].tolist()
+    assert scores.top(k=k, lowest=lowest)["train_id"].tolist() == expected
