@@ -1,0 +1,24 @@
+"""Loaded into the app's server (``--plugin tests.benchmarks.app_probe``): a line for every question to an estimator.
+
+``asked {"estimator": ..., "what": ..., "test": ..., "there": ...}``, where ``there`` says whether the answer had been
+computed already: the browser cannot see that.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from parts import results
+
+_ask = results.ask
+
+
+def _told(study: Any, name: str, what: str, test: int | None = None, fills_in: bool = False) -> results.Question:
+    question = _ask(study, name, what, test, fills_in)
+    line = {"estimator": name, "what": what, "test": test, "there": question.answer is not None}
+    print("asked", json.dumps(line), flush=True)
+    return question
+
+
+results.ask = _told
