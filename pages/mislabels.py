@@ -18,12 +18,12 @@ study, picked, name = choice.study, choice.picked, choice.detectors[0]
 frame.heading(
     "Mislabels", "Training images in the order of suspicion. Choose where to cut: click a curve or a bar, or type."
 )
-questions = [results.ask(study, name, "detection")]
+questions = [results.ask(choice, name, "detection")]
 work.wait([q.task for q in questions if q.task is not None])
 if not panels.answered(questions[0], "mislabels"):
     st.stop()
 whole: ic.applications.Detection = questions[0].answer
-questions += [results.ask(study, other, "detection", fills_in=True) for other in choice.detectors[1:]]
+questions += [results.ask(choice, other, "detection", fills_in=True) for other in choice.detectors[1:]]
 cut = panels.cut(choice, whole)
 count = len(cut.flagged)
 

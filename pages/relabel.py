@@ -15,7 +15,7 @@ study, picked, name = choice.study, choice.picked, choice.detectors[0]
 frame.heading(
     "Relabel", "What each suspect image should be called. Download the table, review it, and put it back into the data."
 )
-question = results.ask(study, name, "detection")
+question = results.ask(choice, name, "detection")
 work.wait([question.task] if question.task is not None else [])
 if not panels.answered(question, "relabel"):
     st.stop()

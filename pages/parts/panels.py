@@ -88,7 +88,7 @@ def answered(question: Question, key: str) -> bool:
 
 def suspects(choice: Choice, fills_in: bool = True) -> Question:
     """The detection of the estimator that flags; ``cut`` gives it the cut that is chosen."""
-    return results.ask(choice.study, choice.detectors[0], "detection", fills_in=fills_in)
+    return results.ask(choice, choice.detectors[0], "detection", fills_in=fills_in)
 
 
 def cut(choice: Choice, found: ic.applications.Detection) -> ic.applications.Detection:
@@ -110,7 +110,7 @@ def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key:
         The scores that are there already, in the order of ``names``.
     """
     study, many = choice.study, len(names) > 1
-    questions = [results.ask(study, name, "influence", test_id) for name in names]
+    questions = [results.ask(choice, name, "influence", test_id) for name in names]
     work.wait([q.task for q in questions if q.task is not None])
     there = [q.answer for q in questions if q.answer is not None]
     found = None
@@ -199,7 +199,7 @@ def _legend(choice: Choice, found: ic.applications.Detection | None, many: bool)
     study = choice.study
     legend = ["bar: strength of the influence"]
     if many:
-        legend.append("“2 of 3”: so many estimators name it")
+        legend.append(f"“2 of {len(choice.explainers)}”: so many estimators name it")
     if study.train.true_labels is not None:
         legend.append("~~struck~~ label: known to be wrong, the true one follows")
     who = title(choice.detectors[0])

@@ -8,11 +8,14 @@ import torch
 
 import influence_core as ic
 from parts import work
+from parts.frame import Choice
 
 BLOCK = 32
 """Mistakes next to the one on show whose influences are computed ahead."""
-AT_ONCE = 60.0
+AT_ONCE = 30.0
 """Expected seconds up to which work begins by itself; what takes longer says so and waits for a click."""
+BY_DEFAULT = 60.0
+"""The same for an estimator that nobody chose: the limit within which it was recommended."""
 AHEAD = 20.0
 """Seconds up to which a sweep for one image is worth another for its neighbours."""
 
@@ -42,16 +45,19 @@ class Question:
         """The result, or ``None`` while there is none."""
         return self.task.value if self.task is not None and self.task.state == "done" else None
 
-    def start(self, fills_in: bool = False) -> work.Task:
+    def start(self, fills_in: bool = False) -> work.Task | None:
         """Begin, whatever it costs."""
+        work.begin_again(_keys(self.study, self.name, self.what, self.test)[0])
+        if self.what == "relabel":
+            return None  # it begins when the page asks, which it does next
         return _start(self.study, self.name, self.what, self.test, self.expected, fills_in)
 
 
-def ask(study: ic.Study, name: str, what: str, test: int | None = None, fills_in: bool = False) -> Question:
+def ask(choice: Choice, name: str, what: str, test: int | None = None, fills_in: bool = False) -> Question:
     """Ask an estimator with its default settings; what is quick begins by itself.
 
     Args:
-        study: the study.
+        choice: the study, and which estimators a person chose.
         name: lower-case name of the estimator.
         what: "influence" (of all training images on ``test``), "detection" (mislabel scores, judged) or "relabel".
         test: id of the test image.
@@ -60,16 +66,19 @@ def ask(study: ic.Study, name: str, what: str, test: int | None = None, fills_in
     Returns:
         The question with its answer, or with where it is.
     """
+    study, limit = choice.study, AT_ONCE if name in choice.picked.estimators else BY_DEFAULT
     for number, key in enumerate(_keys(study, name, what, test)):
         task = work.peek(key)
         if task is not None and (number == 0 or task.state == "done"):  # alone it is quicker than with its neighbours
             return Question(study, name, what, test, task)
+    if work.was_stopped(_keys(study, name, what, test)[0]):
+        return Question(study, name, what, test, work.Task((), "", lambda: None, state="stopped"))
     method = "influence" if what == "influence" else "mislabel_scores"
     expected = ic.estimators.expected_cost(
         study, ic.estimators.get(name), method, fitted=work.has((study.fingerprint, name, "fit"))
     )
     question = Question(study, name, what, test, None, expected)
-    if expected.seconds is None or expected.seconds > AT_ONCE:
+    if expected.seconds is None or expected.seconds > limit:
         return question
     return Question(study, name, what, test, question.start(fills_in), expected)
 
@@ -106,6 +115,8 @@ def suggestions(study: ic.Study, name: str, detection: ic.applications.Detection
     """The relabel table of all training images; its flags are those of ``detection``, see ``flagged``."""
     key = _key(study, name, "relabel", None)
     task = work.peek(key)
+    if task is None and work.was_stopped(key):
+        task = work.Task((), "", lambda: None, state="stopped")
     if task is None:
         title = ic.estimators.get(name).title
 

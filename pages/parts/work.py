@@ -5,6 +5,7 @@ tabs, and ends by itself when no page has asked about it for a while, so leaving
 person waits for comes before what only fills in: that pauses between two steps while an answer is being made.
 """
 
+import atexit
 import itertools
 import logging
 import queue
@@ -19,7 +20,7 @@ from weakref import WeakValueDictionary
 
 import streamlit as st
 import torch
-from cachetools import LRUCache
+from cachetools import Cache, LRUCache
 
 import influence_core as ic
 from parts import errors
@@ -35,10 +36,16 @@ POLL = 0.5
 """Seconds between two looks at work under way."""
 FORGOTTEN = 20.0
 """Seconds after which work ends that no page has asked about."""
+STOPPED = "stopped"
+"""Where a tab keeps the work that its person stopped."""
 WORKERS = 3
 """Answers that are made side by side; one more worker fills in."""
+PAUSE = 2.0
+"""Seconds at most that what fills in pauses at a step: another may wait for what it holds."""
 MEMORY = 512 * 2**20
 """Bytes of results that are kept, those of the longest ago asked for being let go first."""
+LEAVE = 10.0
+"""Seconds at most that the server's end waits for work to break off."""
 
 
 class Stopped(Exception):
@@ -111,7 +118,10 @@ class Task:
 
 
 _guard = threading.Lock()
-_kept: LRUCache[Hashable, Any] = LRUCache(MEMORY, getsizeof=lambda value: min(MEMORY, _size(value)))
+# What pages ask for, and what that is made of. Apart: a fit as large as all there is room for must not push out the
+# answer beside it on a page, or the two would be made in turns for ever. For the same reason eight answers always fit.
+_kept: LRUCache[Hashable, Any] = LRUCache(MEMORY // 4, getsizeof=lambda value: min(MEMORY // 32, _size(value)))
+_parts: LRUCache[Hashable, Any] = LRUCache(MEMORY * 3 // 4, getsizeof=lambda value: min(MEMORY * 3 // 4, _size(value)))
 _tasks: dict[Hashable, Task] = {}  # waiting, under way or failed; what is done is in _kept alone
 _locks: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()  # of what is being made just now
 _makers: dict[Hashable, Task] = {}  # key -> the task that makes it, as a part of itself or whole
@@ -122,6 +132,7 @@ _numbers = itertools.count()
 _workers: list[threading.Thread] = []
 _busy = threading.Condition()
 _answering = 0  # answers waiting or under way
+_ending = threading.Event()
 
 
 def ask(key: Hashable, work: Callable[[], Any], what: str, seconds: float | None = 0.0, fills_in: bool = False) -> Task:
@@ -144,10 +155,12 @@ def ask(key: Hashable, work: Callable[[], Any], what: str, seconds: float | None
         if task is not None:
             task.touch()
             if not fills_in and task.fills_in:
-                task.fills_in = False  # now somebody waits for it: it pauses no more
+                _hurry(task)
+                if task.state == "waiting":
+                    _enqueue(task, float(seconds or 0.0))  # whichever worker comes first takes it
             return task
         task = _tasks[key] = Task(key, what, work, fills_in)
-    _enqueue(task, float(seconds or 0.0))
+        _enqueue(task, float(seconds or 0.0))
     return task
 
 
@@ -165,14 +178,21 @@ def peek(key: Hashable) -> Task | None:
 def has(key: Hashable) -> bool:
     """Whether a result is there."""
     with _guard:
-        return key in _kept
+        return key in _kept or key in _parts
 
 
 def stop(task: Task) -> None:
-    """End work at its next step; asking again starts it anew."""
-    task.stop = True
-    if task.follows is not None:
-        task.follows.stop = True
+    """End work at its next step, or before it begins; asking again starts it anew."""
+    with _guard:
+        for one in (task, task.follows):
+            if one is not None:
+                one.stop = True
+        if task.state == "waiting":
+            task.state = "stopped"
+            del _tasks[task.key]
+            task.finished.set()
+    with _busy:
+        _busy.notify_all()
 
 
 def forget(key: Hashable) -> None:
@@ -198,26 +218,29 @@ def once(key: Hashable, make: Callable[[], T], what: str) -> T:
         Stopped: if the work was stopped meanwhile.
     """
     task = _current.get()
+    room = _kept if task is not None and task.key == key else _parts
     with _guard:
-        if key in _kept:
-            return _kept[key]
+        if key in room:
+            return room[key]
         lock = _locks.setdefault(key, threading.Lock())
         if task is not None and _makers.get(key) not in (None, task):
             task.follows = _makers[key]
+            if not task.fills_in:
+                _hurry(task)
     while not lock.acquire(timeout=0.2):
         if task is not None:
             _check(task)
     try:
         with _guard:
-            if key in _kept:
-                return _kept[key]  # by the one that was waited for
+            if key in room:
+                return room[key]  # by the one that was waited for
             if task is not None:
                 task.follows, _makers[key] = None, task
         if task is not None:
             task.step = what
         made = make()
         with _guard:
-            _kept[key] = made
+            room[key] = made
         return made
     finally:
         lock.release()
@@ -230,7 +253,8 @@ def once(key: Hashable, make: Callable[[], T], what: str) -> T:
 def results() -> list[tuple[Hashable, Any]]:
     """All that is kept now, with its keys."""
     with _guard:
-        return list(_kept.items())
+        # not by room[key], which would count as asking for it
+        return [(key, Cache.__getitem__(room, key)) for room in (_kept, _parts) for key in room]
 
 
 def wait(tasks: Iterable[Task], seconds: float | None = None) -> None:
@@ -258,8 +282,19 @@ def pending(task: Task, key: str) -> None:
             st.progress(task.share(), errors.as_text(task.says()))
             if st.button("Stop", key=f"stop_{key}", type="tertiary", icon=":material/stop_circle:"):
                 stop(task)
+                st.session_state.setdefault(STOPPED, set()).add(task.key)  # else it would begin anew by itself
 
     show()
+
+
+def was_stopped(key: Hashable) -> bool:
+    """Whether this tab's person stopped that work, and has not begun it again."""
+    return key in st.session_state.get(STOPPED, ())
+
+
+def begin_again(key: Hashable) -> None:
+    """Forget that the work was stopped."""
+    st.session_state.get(STOPPED, set()).discard(key)
 
 
 def _finished(key: Hashable, what: str) -> Task:
@@ -268,12 +303,11 @@ def _finished(key: Hashable, what: str) -> Task:
 
 def _enqueue(task: Task, seconds: float) -> None:
     global _answering
-    with _guard:
-        if not _workers:
-            for number in range(WORKERS + 1):
-                line = _fillings if number == WORKERS else _answers
-                _workers.append(threading.Thread(target=_serve, args=(line,), daemon=True, name=f"work-{number}"))
-                _workers[-1].start()
+    if not _workers:
+        for number in range(WORKERS + 1):
+            line = _fillings if number == WORKERS else _answers
+            _workers.append(threading.Thread(target=_serve, args=(line,), daemon=True, name=f"work-{number}"))
+            _workers[-1].start()
     if task.fills_in:
         _fillings.put((seconds, next(_numbers), task))
         return
@@ -282,53 +316,89 @@ def _enqueue(task: Task, seconds: float) -> None:
     _answers.put((seconds, next(_numbers), task))
 
 
+def _hurry(task: Task) -> None:
+    """Somebody waits for it now: neither it nor what it waits for pauses any more."""
+    one: Task | None = task
+    while one is not None:
+        one.fills_in = False
+        one = one.follows
+    with _busy:
+        _busy.notify_all()
+
+
 def _serve(line: "queue.PriorityQueue[tuple[float, int, Task]]") -> None:
-    global _answering
     while True:
-        task = line.get()[2]
-        try:
-            _run(task)
-        finally:
-            task.finished.set()
-            if line is _answers:
-                with _busy:
-                    _answering -= 1
-                    _busy.notify_all()
+        _serve_one(line)
+
+
+def _serve_one(line: "queue.PriorityQueue[tuple[float, int, Task]]") -> None:
+    """Its own function, so that a worker that waits for the next task keeps nothing of the last one alive."""
+    global _answering
+    task = line.get()[2]
+    try:
+        _run(task)
+    finally:
+        if line is _answers:
+            with _busy:
+                _answering -= 1
+                _busy.notify_all()
 
 
 def _run(task: Task) -> None:
+    with _guard:
+        if task.state != "waiting":  # stopped, or taken from the other line
+            return
+        task.state, task.begun = "running", time.monotonic()
     token = _current.set(task)
-    task.begun = time.monotonic()
+    state: State = "done"
     try:
         _check(task)
-        task.state = "running"
         with ic.progress.listen(lambda step, done, total: _listen(task, step, done, total)):
             task.value = once(task.key, task.work, task.what)
-        task.state = "done"
     except Stopped:
-        task.state = "stopped"
+        state = "stopped"
     except Exception as error:
         if not isinstance(error, ic.InfluenceError):
             log.error("%s", "".join(traceback.format_exception(error)))
-        task.error, task.state = error, "failed"
+        error.__cause__ = error.__context__ = None
+        task.error, state = error.with_traceback(None), "failed"  # a traceback keeps all that the work had made
     finally:
         _current.reset(token)
         with _guard:
-            if task.state != "failed" and _tasks.get(task.key) is task:
+            task.state = state
+            if state != "failed" and _tasks.get(task.key) is task:
                 del _tasks[task.key]
+        task.finished.set()
 
 
 def _listen(task: Task, step: str, done: int, total: int) -> None:
     task.step, task.done, task.total = step, done, total
-    _check(task)
     if task.fills_in:
         with _busy:
-            _busy.wait_for(lambda: not (_answering and task.fills_in), timeout=2.0)  # never for ever: locks may be held
+            _busy.wait_for(lambda: not (_answering and task.fills_in) or _unwanted(task), timeout=PAUSE)
+    _check(task)
 
 
 def _check(task: Task) -> None:
-    if task.stop or time.monotonic() - task.asked > FORGOTTEN:
+    if _unwanted(task):
         raise Stopped
+
+
+def _unwanted(task: Task) -> bool:
+    return task.stop or _ending.is_set() or time.monotonic() - task.asked > FORGOTTEN
+
+
+@atexit.register
+def _end() -> None:
+    """Work breaks off before Python ends: a thread that is inside of torch then would end the process with an abort."""
+    _ending.set()
+    with _busy:
+        _busy.notify_all()
+    end = time.monotonic() + LEAVE
+    with _guard:
+        running = [task for task in _tasks.values() if task.state == "running"]
+    for task in running:
+        task.finished.wait(max(0.0, end - time.monotonic()))
 
 
 def _size(value: Any, seen: set[int] | None = None) -> int:
