@@ -13,7 +13,7 @@ choice: frame.Choice = st.session_state["choice"]
 study, picked = choice.study, choice.picked
 names = study.class_names
 shown = panels.mistakes(study, picked.label, picked.cell)
-test_id = picked.test if picked.test is not None else int(shown[0]) if len(shown) else None
+test_id = panels.current(choice)
 together = len(choice.explainers) > 1
 
 
@@ -146,17 +146,17 @@ else:
         list_of_mistakes()
         matrix()
         browse(height=330, columns=3)
-    if test_id is not None:
-        with right:
-            card, controls = st.columns([1, 4], gap="medium", vertical_alignment="center")
-            with card:
+    with right:
+        face, controls = st.columns([1, 4], gap="medium", vertical_alignment="center")
+        with controls:
+            places = st.columns(3, vertical_alignment="bottom")
+            for place, draw in zip(places, (image_box, side_box, python), strict=True):
+                with place:
+                    draw()
+        if test_id is not None:
+            with face:
                 panels.card(study, test_id, size=120)
             with controls:
-                for column, draw in zip(
-                    st.columns(3, vertical_alignment="bottom"), (image_box, side_box, python), strict=True
-                ):
-                    with column:
-                        draw()
                 panels.surest(study, test_id)
             there = panels.explanation(choice, test_id, choice.explainers, picked.k, "explain")
             panels.tables(choice, there, test_id, picked.k)

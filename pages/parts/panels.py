@@ -46,6 +46,14 @@ def mistakes(study: ic.Study, label: int | None, cell: tuple[int, int] | None = 
     return by_confidence(study, ids if label is None else ids[study.test.labels[ids] == label])
 
 
+def current(choice: Choice) -> int | None:
+    """The test image on show: the one that is chosen, or the surest mistake among those shown."""
+    if choice.picked.test is not None:
+        return choice.picked.test
+    shown = mistakes(choice.study, choice.label, choice.picked.cell)
+    return int(shown[0]) if len(shown) else None
+
+
 def answered(question: Question, key: str) -> bool:
     """Whether there is an answer; else where it is, what it will cost, or why there is none is drawn here.
 
@@ -345,6 +353,7 @@ def _ranks(choice: Choice, split: str, index: int) -> pd.DataFrame:
     """Place of a training image under every estimator whose scores are kept."""
     rows = []
     if split == "train":
+        shown = current(choice)
         for scores in results.known(choice.study):
             title = ic.estimators.get(scores.name).title
             if scores.test_ids is None:
@@ -352,7 +361,7 @@ def _ranks(choice: Choice, split: str, index: int) -> pd.DataFrame:
                 rows.append((title, "suspicion", _rank(values, index, True), float(values[index])))
                 continue
             for test_id in scores.test_ids.tolist():
-                if test_id == choice.picked.test or len(scores.test_ids) == 1:
+                if test_id == shown or len(scores.test_ids) == 1:
                     values = scores.column(test_id)
                     harmful = bool(values[index] < 0)
                     side = "harmful" if harmful else "helpful"

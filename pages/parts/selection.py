@@ -91,8 +91,9 @@ def read(params: Mapping[str, str], run: str, study: ic.Study, most_flagged: int
     notes: list[str] = []
     known = {c.name: c for c in shown_estimators()}
     names = [name for name in params.get("estimator", "").lower().split(",") if name]
-    unknown = [name for name in names if name not in known]
-    notes += [f"There is no estimator “{_short(name)}” here. Choose one in the sidebar." for name in unknown]
+    if unknown := list(dict.fromkeys(name for name in names if name not in known)):
+        others = f", nor {len(unknown) - 1:,} more that the link names" if len(unknown) > 1 else ""
+        notes.append(f"There is no estimator “{_short(unknown[0])}” here{others}. Choose one in the sidebar.")
     chosen = tuple(dict.fromkeys(name for name in names if name in known))
     if len(chosen) > MOST_ESTIMATORS:
         notes.append(f"{len(chosen)} estimators are too many side by side. Here are the first {MOST_ESTIMATORS}.")
@@ -107,7 +108,7 @@ def read(params: Mapping[str, str], run: str, study: ic.Study, most_flagged: int
     cell = None
     if "cell" in params:
         parts = params["cell"].split(",")
-        if len(parts) == 2 and all(p.isascii() and p.isdigit() and int(p[:9]) <= classes for p in parts):
+        if len(parts) == 2 and all(_digits(p) and int(p) <= classes for p in parts):
             cell = int(parts[0]), int(parts[1])
         else:
             notes.append(
@@ -184,7 +185,7 @@ def _number(params: Mapping[str, str], key: str, low: int, high: int, what: str,
     text = params.get(key)
     if text is None:
         return None
-    if text.isascii() and text.isdigit() and len(text) < 16 and low <= int(text) <= high:
+    if _digits(text) and low <= int(text) <= high:
         return int(text)
     notes.append(f"There is no {what} “{_short(text)}”: it is a number from {low} to {high:,}.")
     return None
@@ -202,13 +203,18 @@ def _image(params: Mapping[str, str], study: ic.Study, notes: list[str]) -> tupl
     if "image" not in params:
         return None
     split, _, number = params["image"].partition("-")
-    if split in ("train", "test") and number.isascii() and number.isdigit() and len(number) < 16:
+    if split in ("train", "test") and _digits(number):
         if int(number) < len(study.split(split)):
             return split, int(number)
         notes.append(f"There is no {split} image {_short(number)}: the last is {len(study.split(split)) - 1:,}.")
     else:
         notes.append(f"image={_short(params['image'])} makes no sense: write train-17, or test-17.")
     return None
+
+
+def _digits(text: str) -> bool:
+    """Whether it is a whole number of a length that makes sense."""
+    return text.isascii() and text.isdigit() and len(text) < 16
 
 
 def _short(text: str) -> str:
