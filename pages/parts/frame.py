@@ -121,7 +121,7 @@ def choose(study: ic.Study, code: str, picked: Selection, path: str) -> Choice:
 def _unable(fresh: ic.estimators.Estimator, what: str, lacks: list[str] | None) -> str:
     does = {"influence": "explains no test image", "mislabel_scores": "finds no wrong labels"}[what]
     if lacks:
-        return f"{fresh.title} {does} here: the study has no {' and no '.join(lacks)}."
+        return f"{fresh.title} {does} on this study: that needs {' and '.join(lacks)}."
     return f"{fresh.title} {does}: {fresh.reasons.get(what, 'its theory does not define it')}."
 
 
@@ -169,7 +169,7 @@ def _listed(fingerprint: str, _study: ic.Study) -> str:
         for row in table[table["group"] == group].to_dict("records"):
             fresh = ic.estimators.get(row["name"])
             lacks = fresh.missing(_study, "influence" if "influence" in fresh.gives() else "mislabel_scores")
-            needs = f" *Not here: the study has no {' and no '.join(lacks)}.*" if lacks else ""
+            needs = f" *Not here: it needs {' and '.join(lacks)}.*" if lacks else ""
             named = f"{errors.as_text(row['title'])}**, {errors.as_text(row['paper'])}"
             lines.append(f"- **{named}. {errors.as_text(row['good_for'])}.{needs}")
     return "\n".join(lines)

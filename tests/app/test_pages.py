@@ -4,34 +4,96 @@ from __future__ import annotations
 
 import pickle
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pandas as pd
 import pytest
 import torch
-from cachetools import LRUCache
 from streamlit.testing.v1 import AppTest
 
 import influence_core as ic
 
-MAIN = Path(__file__).parents[2] / "pages" / "main.py"
+ROOT = Path(__file__).parents[2]
+MAIN = ROOT / "pages" / "main.py"
 PAGES = ["overview.py", "explain.py", "mislabels.py", "relabel.py"]
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages wait for their answers: the test runner draws a page once, and no fragment looks again."""
+    monkeypatch.syspath_prepend(str(ROOT / "pages"))
+    from parts import work
+
+    monkeypatch.setattr(work, "PATIENCE", 120.0)
+
+
 def start(page: str | None = None, **query: str) -> AppTest:
-    app = AppTest.from_file(str(MAIN), default_timeout=120)
+    app = AppTest.from_file(str(MAIN), default_timeout=180)
     for key, value in query.items():
         app.query_params[key] = value
     app.run()
-    return app.switch_page(page).run() if page else app
+    if page is None or page == "overview.py":
+        return app
+    for key, value in query.items():
+        app.query_params[key] = value
+    return app.switch_page(page).run()
 
 
 def texts(app: AppTest) -> str:
-    shown = [*app.title, *app.markdown, *app.caption, *app.error, *app.info]
-    return "\n".join(str(element.value) for element in shown)
+    shown = [*app.title, *app.markdown, *app.caption, *app.error, *app.info, *app.warning]
+    return "\n".join(str(element.value) for element in shown).replace("\\", "")
+
+
+def choice(app: AppTest) -> Any:
+    return app.session_state["choice"]
+
+
+def otsu(study: ic.Study, name: str) -> ic.applications.Detection:
+    return ic.applications.detect(study, ic.estimators.get(name).fit(study).mislabel_scores())
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("estimator", ["lastlayer", "tracin", "loss", "deepknn", "samgif", "lastlayer,loss,trak"])
+def test_every_page_draws_with_every_estimator(page: str, estimator: str, demo: ic.Study) -> None:
+    app = start(page, estimator=estimator)
+    assert not app.exception
+    assert not app.error, texts(app)
+    explains = page in ("overview.py", "explain.py")
+    what = "influence" if explains else "mislabel_scores"
+    unable = [n for n in estimator.split(",") if what not in ic.estimators.get(n).gives()]
+    assert bool(app.info) == bool(unable), texts(app)
+    if unable:
+        assert ic.estimators.get(unable[0]).title in texts(app)
+    able = tuple(n for n in estimator.split(",") if n not in unable) or (ic.estimators.recommended(demo, what),)
+    assert (choice(app).explainers if explains else choice(app).detectors) == able
+
+
+def test_the_best_by_evidence_answers_where_nobody_chose(demo: ic.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    from parts import results
+
+    monkeypatch.setattr(results, "BY_DEFAULT", 0.0)  # nothing begins: which are chosen is what is asked here
+    app = start("explain.py")
+    assert choice(app).explainers == ("ekfac",)
+    assert choice(app).detectors == (ic.estimators.recommended(demo, "mislabel_scores"),)
+    assert app.sidebar.multiselect(key="estimators").value == ["ekfac"]
+    assert "estimator" not in app.query_params
+    assert "needs about" in texts(app) or "needs under" in texts(app)  # what it costs, before it starts
+    assert any(b.label == "Start" for b in app.button)
+
+
+def test_the_estimators_to_choose_are_grouped_and_say_what_they_are_good_for() -> None:
+    app = start(estimator="lastlayer")
+    table = ic.estimators.available().set_index("name")
+    shown = list(app.sidebar.multiselect(key="estimators").options)
+    by_title = dict(zip(table["title"], table["group"], strict=True))
+    groups = [by_title[title.split(" · ")[0]] for title in shown]
+    order = ["explains and detects", "explains", "detects"]
+    assert groups == sorted(groups, key=order.index)
+    assert set(groups) == set(table["group"]) & set(order)
+    listed = texts(app)
+    assert all(line in listed for name, line in table["good_for"].items() if table["group"][name] in order)
 
 
 @pytest.mark.parametrize(
@@ -47,133 +109,178 @@ def test_a_page_says_how_far_to_trust_its_numbers(page: str, name: str, method: 
     fitted = ic.estimators.get(name).fit(demo)
     scores = fitted.influence([475]) if method == "influence" else fitted.mislabel_scores()
     assert scores.caveats()
-    shown = texts(start(page, estimator=name)).replace("\\", "")
-    assert f"**How far to trust it** · {' '.join(scores.caveats())}" in shown
-
-
-def test_the_estimators_to_choose_are_those_with_scores_to_show() -> None:
-    box = start().sidebar.selectbox(key="estimator")
-    kinds = {c.name: c.gives() for c in ic.estimators.all_estimators() if c.__module__.startswith("influence_core.")}
-    explain = {name for name, gives in kinds.items() if "influence" in gives}
-    detect = {name for name, gives in kinds.items() if "mislabel_scores" in gives} - explain
-    shown = [name for name in box.options if name in kinds]
-    assert shown[0] == "tracin"
-    assert set(shown[: len(explain)]) == explain
-    assert set(shown[len(explain) :]) == detect
-
-
-@pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("estimator", ["tracin", "gex", "fvm", "samgif", "loss", "deepknn", "confidentlearning"])
-def test_every_page_draws_with_every_estimator(page: str, estimator: str) -> None:
-    app = start(page, estimator=estimator)
-    assert not app.exception
-    assert not app.error, texts(app)
-    assert app.sidebar.selectbox(key="estimator").value == estimator
-    refused = "influence" not in ic.estimators.get(estimator).gives() and page in ("overview.py", "explain.py")
-    assert bool(app.info) == refused, texts(app)
-    if refused:
-        assert "TracIn" in app.info[0].value
-
-
-def test_a_system_is_solved_for_the_image_on_show_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its neighbours in the list of mistakes come along only where a sweep serves them all."""
-    kinds = ic.estimators.all_estimators()
-    solvers = {c.name for c in kinds if c.solves_each_query}
-    assert solvers == {c.name for c in kinds if c.cost.startswith("M x")}  # as many sweeps as images
-    app = start("explain.py")
-    results, study = sys.modules["parts.results"], app.session_state["choice"].study
-    for declared, columns in ((False, results.BLOCK), (True, 1)):
-        monkeypatch.setattr(results, "_kept", LRUCache(results.KEPT))
-        monkeypatch.setattr(ic.estimators.TracIn, "solves_each_query", declared)
-        scores = results.influence(study, "tracin", int(study.misclassified()[3]))
-        assert scores.values.shape[1] == min(columns, len(study.misclassified()))
+    assert f"**How far to trust it** · {' '.join(scores.caveats())}" in texts(start(page, estimator=name))
 
 
 def test_overview_says_three_numbers(demo: ic.Study) -> None:
-    app = start()
+    app = start(estimator="lastlayer")
     assert [m.label for m in app.metric] == ["Test accuracy", "Suspect training labels", "Minutes to review them"]
     assert app.metric[0].value == f"{demo.accuracy():.1%}"
-    flagged = ic.applications.detect(demo, ic.estimators.TracIn().fit(demo).mislabel_scores()).flagged
-    assert app.metric[1].value == str(len(flagged))
+    assert app.metric[1].value == str(len(otsu(demo, "lastlayer").flagged))
+    cut = start(estimator="lastlayer", flag="41")
+    assert cut.metric[1].value == "41"
 
 
-def test_what_is_kept_is_computed_once_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    start()
-    results = sys.modules["parts.results"]
-    assert results._kept.maxsize == results.KEPT
-    monkeypatch.setattr(results, "_kept", LRUCache(results.KEPT))
-    made: list[int] = []
-    together = threading.Barrier(4)
-
-    def work() -> int:
-        made.append(1)
-        time.sleep(0.2)
-        return len(made)
-
-    def ask(_: int) -> int:
-        together.wait()
-        return int(results.once("a test", work, "Working"))
-
-    with ThreadPoolExecutor(4) as tabs:
-        assert list(tabs.map(ask, range(4))) == [1, 1, 1, 1]
-    assert made == [1]
-    for i in range(results.KEPT):
-        results.once(("another", i), lambda: 0, "Working")
-    assert len(results._kept) == results.KEPT
-    assert "a test" not in results._kept
-    assert results.once("a test", work, "Working") == 2
-    assert not results._locks  # and no lock is left behind
-
-
-def test_what_fails_is_tried_again() -> None:
-    start()
-    once = sys.modules["parts.results"].once
-    with pytest.raises(ZeroDivisionError):
-        once("a failure", lambda: 1 // 0, "Working")
-    assert once("a failure", lambda: 3, "Working") == 3
+@pytest.mark.parametrize(
+    ("page", "key", "value", "words"),
+    [
+        ("explain.py", "test", "99999", "There is no test image “99999”: it is a number from 0 to 496."),
+        ("explain.py", "cell", "3,99", "The square “3,99” makes no sense"),
+        ("overview.py", "class", "nonsense", "There is no class “nonsense”"),
+        ("overview.py", "run", "nonsense", "There is no study “nonsense”"),
+        ("mislabels.py", "flag", "0", "There is no number of images to flag “0”"),
+        ("mislabels.py", "order", "x", "order=x makes no sense"),
+        ("explain.py", "k", "999", "it is a number from 1 to 20"),
+        ("relabel.py", "rows", "x", "rows=x makes no sense"),
+        ("explain.py", "image", "train-99999", "There is no train image 99999"),
+    ],
+)
+def test_what_a_link_says_wrongly_is_told_in_a_sentence(page: str, key: str, value: str, words: str) -> None:
+    app = start(page, estimator="lastlayer", **{key: value})
+    assert not app.exception
+    assert len(app.warning) == 1
+    assert words in app.warning[0].value.replace("\\", "")
+    unknown = start(page, estimator="nonsense,lastlayer")
+    assert "There is no estimator “nonsense” here" in texts(unknown)
 
 
 def test_explain_shows_the_ranking_of_the_library(demo: ic.Study) -> None:
-    app = start("explain.py")
-    app.number_input(key="test").set_value(17).run()
-    scores = ic.estimators.TracIn().fit(demo).influence([17])
-    pd.testing.assert_frame_equal(app.dataframe[0].value, scores.harmful(17, 5), check_dtype=False)
-    pd.testing.assert_frame_equal(app.dataframe[1].value, scores.helpful(17, 5), check_dtype=False)
+    app = start("explain.py", estimator="lastlayer", test="17", k="7")
+    scores = ic.estimators.LastLayer().fit(demo).influence([17])
+    pd.testing.assert_frame_equal(app.dataframe[0].value, scores.harmful(17, 7), check_dtype=False)
+    pd.testing.assert_frame_equal(app.dataframe[1].value, scores.helpful(17, 7), check_dtype=False)
 
 
-def test_the_class_filter_narrows_the_relabel_table() -> None:
-    app = start("relabel.py")
-    before = app.dataframe[0].value
-    app.sidebar.selectbox(key="class").select("3").run()
-    after = app.dataframe[0].value
-    assert 0 < len(after) < len(before)
-    assert set(after["given_label"]) == {"3"}
+def test_several_estimators_are_compared_as_the_library_does(demo: ic.Study) -> None:
+    names = ["lastlayer", "randproj", "trak"]
+    app = start("explain.py", estimator=",".join(names), test="475")
+    scores = [ic.estimators.get(n).fit(demo).influence([475]) for n in names]
+    together = ic.evaluation.agreement(scores, 475, 5)
+    pd.testing.assert_frame_equal(app.dataframe[0].value, together.table, check_dtype=False)
+    assert all(sentence in texts(app) for sentence in together.sentences())
 
 
-def test_the_threshold_decides_how_many_are_flagged() -> None:
-    app = start("mislabels.py")
-    app.slider(key="flag").set_value(7).run()
-    assert app.metric[0].value == "7"
+def test_a_right_answer_is_told_otherwise_than_a_mistake(demo: ic.Study) -> None:
+    right = int((demo.predictions() == demo.test.labels).nonzero()[0])
+    wrong = texts(start("explain.py", estimator="lastlayer", test="475"))
+    other = texts(start("explain.py", estimator="lastlayer", test=str(right)))
+    assert "pushed the model to its mistake" in wrong
+    assert "made the answer right" not in wrong
+    assert "pushed the model" not in other
+    assert "made the answer right" in other
 
 
-def test_the_python_of_a_page_makes_the_same_table() -> None:
-    app = start("relabel.py")
-    lines = next(c.value for c in app.code if "applications.relabel" in c.value)
-    kept = "\n".join(line for line in lines.splitlines() if "csv" not in line)
-    names: dict[str, pd.DataFrame] = {}
-    exec(kept, names)
-    shown = app.dataframe[0].value.drop(columns="picture")
-    pd.testing.assert_frame_equal(names["table"][shown.columns].reset_index(drop=True), shown, check_dtype=False)
+def test_a_class_without_mistakes_explains_nothing_by_itself(demo: ic.Study) -> None:
+    wrong = set(demo.test.labels[demo.misclassified()].tolist())
+    fine = next(k for k in range(10) if k not in wrong)
+    app = start("explain.py", estimator="lastlayer", **{"class": demo.class_names[fine]})
+    assert "No mistakes in this class" in texts(app)
+    assert "Most harmful" not in texts(app)
+    asked = int((demo.test.labels == fine).nonzero()[0])
+    app.number_input(key="test").set_value(asked).run()
+    assert f"Test image {asked}" in texts(app)
+    overview = start(estimator="lastlayer", **{"class": demo.class_names[fine]})
+    assert "right. Choose another class" in texts(overview)
+    assert overview.metric[0].value == "100.0%"
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_python_of_every_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = start(page)
+def test_the_class_filter_narrows_figures_and_gallery(demo: ic.Study) -> None:
+    whole = otsu(demo, "lastlayer")
+    mine = whole.within((demo.train.labels == 3).nonzero().flatten())
+    assert mine.auc != whole.auc
+    shown = texts(start("mislabels.py", estimator="lastlayer", **{"class": "3"}))
+    assert f"**{len(mine.flagged)} flagged**" in shown
+    assert f"AUC {100 * mine.auc:.1f} ({mine.auc_interval})" in shown
+    assert f"**Flagged images** · {len(mine.flagged)}" in shown
+    table = start("relabel.py", estimator="lastlayer", **{"class": "3"}).dataframe[0].value
+    assert set(table["given_label"]) == {"3"}
+    assert len(table) == len(mine.flagged)
+
+
+def test_budget_threshold_and_precision_are_one_cut(demo: ic.Study) -> None:
+    found = otsu(demo, "lastlayer")
+    app = start("mislabels.py", estimator="lastlayer")
+    app.number_input(key="budget").set_value(30).run()
+    assert app.query_params["flag"] == "30"
+    assert float(app.text_input(key="threshold").value) == pytest.approx(found.budget(30).threshold, rel=1e-5)
+    app.text_input(key="threshold").set_value("0.05").run()
+    above = int((found.scores.values > 0.05).sum())
+    assert app.query_params["flag"] == str(above)
+    assert app.number_input(key="budget").value == above
+    app.number_input(key="precision").set_value(90.0).run()
+    assert app.query_params["flag"] == str(len(found.at_precision(0.9).flagged))
+    before = app.query_params["flag"]
+    app.text_input(key="threshold").set_value("much").run()
+    assert app.query_params["flag"] == before
+    assert "“much” is no threshold here" in texts(app)
+
+
+def test_the_flagged_set_is_the_same_on_every_page(demo: ic.Study) -> None:
+    found = otsu(demo, "lastlayer").budget(37)
+    app = start("relabel.py", estimator="lastlayer", flag="37")
+    assert set(app.dataframe[0].value["index"]) == set(found.flagged.tolist())
+    assert "one of the 37 labels" in texts(start("explain.py", estimator="lastlayer", flag="37"))
+
+
+def views(app: AppTest) -> tuple[str, dict[str, str]]:
+    """The Python and the link of the page's panel."""
+    lines = next(c.value for c in app.code if c.value.startswith("import influence_core"))
+    link = next(c.value for c in app.code if c.language is None or ("?" in c.value and "import" not in c.value))
+    return lines, dict(parse_qsl(urlsplit(link).query))
+
+
+@pytest.mark.parametrize(
+    ("page", "query"),
+    [
+        ("explain.py", {"estimator": "lastlayer", "test": "17", "k": "4"}),
+        ("explain.py", {"estimator": "lastlayer,randproj", "test": "475"}),
+        ("mislabels.py", {"estimator": "lastlayer", "flag": "23", "class": "3"}),
+        ("relabel.py", {"estimator": "lastlayer", "flag": "37", "rows": "differs"}),
+        ("overview.py", {"estimator": "lastlayer", "flag": "37"}),
+    ],
+)
+def test_view_link_and_code_are_one(
+    page: str, query: dict[str, str], demo: ic.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    ours = [c.value for c in app.code if c.value.startswith("import influence_core")]
-    assert ours
-    for lines in ours:
-        exec(lines, {})
+    app = start(page, **query)
+    lines, linked = views(app)
+    assert {key: linked[key] for key in query} == query
+    again = start(page, **linked)
+    assert texts(again) == texts(app)
+    made: dict[str, Any] = {}
+    exec(lines, made)
+    tables = [frame.value for frame in app.dataframe]
+    assert [frame.value.to_csv() for frame in again.dataframe] == [table.to_csv() for table in tables]
+    if page == "relabel.py":
+        shown = tables[0].drop(columns="picture")
+        pd.testing.assert_frame_equal(made["table"][shown.columns].reset_index(drop=True), shown, check_dtype=False)
+    elif page == "mislabels.py":
+        inside = made["detection"].within((demo.train.labels == 3).nonzero().flatten())
+        assert f"**Flagged images** · {len(inside.flagged)}" in texts(app)
+        assert set(made["table"]["train_id"]) == set(made["detection"].flagged.tolist())
+    elif "agreement" in made:
+        pd.testing.assert_frame_equal(made["agreement"].table, tables[0], check_dtype=False)
+    elif page == "explain.py":
+        pd.testing.assert_frame_equal(made["harmful"], tables[0], check_dtype=False)
+        pd.testing.assert_frame_equal(made["helpful"], tables[1], check_dtype=False)
+    else:
+        assert app.metric[1].value == str(len(made["found"].flagged))
+
+
+def test_a_panel_tells_the_rank_under_what_is_computed(demo: ic.Study) -> None:
+    scores = ic.estimators.LastLayer().fit(demo)
+    column, suspicion = scores.influence([17]).column(17), scores.mislabel_scores().values
+    first = int(column.argmin())
+    app = start("explain.py", estimator="lastlayer", test="17", image=f"train-{first}")
+    tables = [frame.value for frame in app.dataframe]
+    facts = next(t for t in tables if list(t.columns) == ["what", "value"]).set_index("what")["value"]
+    assert facts["id"] == f"train-{first:06d}"
+    assert facts["given label"] == demo.class_names[int(demo.train.labels[first])]
+    ranks = next(t for t in tables if "question" in t.columns)
+    mine = ranks[ranks["estimator"] == "Last layer"].set_index("question")["rank"]
+    assert mine["harmful to test image 17"] == 1
+    assert mine["suspicion"] == int((suspicion > suspicion[first]).sum()) + 1
 
 
 class Bomb:
@@ -218,6 +325,7 @@ def broken(folder: Path, kind: str, demo: ic.Study) -> str:
 def test_a_broken_study_is_one_clear_sentence(
     kind: str, demo: ic.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py", "--root", str(tmp_path)])
     named = broken(tmp_path, kind, demo)
     app = start()
     app.text_input[0].set_value(str(tmp_path))
@@ -230,7 +338,8 @@ def test_a_broken_study_is_one_clear_sentence(
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_study_of_ones_own_opens_and_stays(demo: ic.Study, tmp_path: Path) -> None:
+def test_a_study_of_ones_own_opens_and_stays(demo: ic.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py", "--root", str(tmp_path)])
     demo.replaced(name="my own <b>study</b>").save(tmp_path / "mine")
     app = start()
     app.text_input[0].set_value(str(tmp_path / "mine"))
@@ -240,7 +349,10 @@ def test_a_study_of_ones_own_opens_and_stays(demo: ic.Study, tmp_path: Path) -> 
     assert "my own" in texts(app)
 
 
-def test_mistakes_are_explained_without_a_validation_set(demo: ic.Study, tmp_path: Path) -> None:
+def test_mistakes_are_explained_without_a_validation_set(
+    demo: ic.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py", "--root", str(tmp_path)])
     demo.replaced(validation=None).save(tmp_path / "no_validation")
     app = start(estimator="samgif")
     app.text_input[0].set_value(str(tmp_path / "no_validation"))
@@ -248,9 +360,12 @@ def test_mistakes_are_explained_without_a_validation_set(demo: ic.Study, tmp_pat
     assert app.sidebar.selectbox(key="run").value == "no_validation"
     assert not app.error, texts(app)
     assert not app.exception
-    assert [m.label for m in app.metric] == ["Test accuracy"]  # and no suspects
+    assert choice(app).explainers == ("samgif",)
+    app.query_params["estimator"] = "samgif"
     app.switch_page("mislabels.py").run()
-    assert "no validation set" in texts(app)
+    assert "finds no wrong labels on this study: that needs a validation set" in texts(app)
+    assert choice(app).detectors == (ic.estimators.recommended(choice(app).study, "mislabel_scores"),)
+    assert not app.error, texts(app)
 
 
 def test_a_broken_study_of_the_command_line_leaves_the_others(
