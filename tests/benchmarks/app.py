@@ -120,11 +120,11 @@ def tiles(browser: Browser, studies: Path) -> Iterator[list[str]]:
     plain = ["tests/benchmarks/app_plain.py", str(path), "1000"]
     with served("app.py", "--study", str(path)) as ours, served(*plain) as theirs:
         address = f"{ours.url}/mislabels?run=fifty_thousand&estimator=lastlayer&flag="
-        shown = f'bench.screen("{FLAGGED}")'
+        shown = f'bench.screen("{FLAGGED}", '
         pages = {
-            "gallery, 1,000": (f"{address}1000", shown),
+            "gallery, 1,000": (f"{address}1000", f"{shown}1000)"),
             "`st.image`, 1,000": (theirs.url, "bench.plain(1000)"),
-            "gallery, 10,000": (f"{address}10000", shown),
+            "gallery, 10,000": (f"{address}10000", f"{shown}10000)"),
         }
         seconds: dict[str, list[float]] = {name: [] for name in pages}
         for turn in range(REPEATS + 1):

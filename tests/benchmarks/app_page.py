@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, ViewportSize
+from playwright.sync_api import Browser, Page, TimeoutError, ViewportSize
 
 from tests.browser.conftest import READY, ROOT
 
-MINUTES = 15 * 60_000.0
+MOST_WAIT = 10 * 60_000.0  # milliseconds
 VIEWPORT: ViewportSize = {"width": 1280, "height": 800}
 IDLE, QUIET_SECONDS, MOST_REST = 0.05, 2.0, 300.0
 BEGIN = "[class*='st-key-begin_'] button"
@@ -53,9 +53,9 @@ window.bench = {
     return now !== "" && now !== before;
   },
   // the pictures that its own frame shows, wherever on the page it is
-  screen(label) {
+  screen(label, count) {
     const grid = this.all(label)[0];
-    if (!grid) return false;
+    if (grid?.querySelector(".item")?.getAttribute("aria-setsize") !== `${count}`) return false;
     const frame = grid.closest(".scroller").getBoundingClientRect();
     const images = [...grid.querySelectorAll("img")].filter((image) => {
       const place = image.parentElement.getBoundingClientRect();
@@ -157,7 +157,7 @@ class View:
         context = browser.new_context(viewport=VIEWPORT)
         context.add_init_script(SCRIPT)
         page = context.new_page()
-        page.set_default_timeout(MINUTES)
+        page.set_default_timeout(MOST_WAIT)
         yield cls(page)
         context.close()
 
@@ -190,7 +190,7 @@ class View:
         return int(str(self.page.locator(f"{MISTAKES} .item").first.get_attribute("aria-setsize")))
 
     def _drawn(self, condition: str, began: float = 0.0) -> tuple[float, bool]:
-        """Seconds until pictures are drawn, and whether the app asked for a click before it computes; then since that."""
+        """Seconds until pictures are drawn, and whether the app asked for a click first; then from that on."""
         seconds = self._until(f"{condition} || {RESTS} && {BEGINS}")
         if self.page.evaluate(condition):
             return seconds - began, False
@@ -199,4 +199,8 @@ class View:
 
     def _until(self, condition: str) -> float:
         """Seconds since navigation at the first frame in which the condition holds."""
-        return float(self.page.wait_for_function(f"({condition}) && performance.now()").json_value()) / 1000
+        try:
+            return float(self.page.wait_for_function(f"({condition}) && performance.now()").json_value()) / 1000
+        except TimeoutError as error:
+            shows = self.page.get_by_test_id("stMain").inner_text()
+            raise RuntimeError(f"{condition} does not become true; the page shows:\n{shows}") from error

@@ -23,7 +23,8 @@ def pictures(path: str, count: int) -> list[tuple[int, bytes]]:
     return [(i, ic.pictures.thumbnail(study.train, i, 96)) for i in ids]
 
 
-st.set_page_config(layout="wide")
-columns = st.columns(COLUMNS)
-for place, (index, picture) in enumerate(pictures(sys.argv[1], int(sys.argv[2]))):
-    columns[place % COLUMNS].image(picture, caption=f"#{index}")
+if __name__ == "__main__":
+    st.set_page_config(layout="wide")
+    columns = st.columns(COLUMNS)
+    for place, (index, picture) in enumerate(pictures(sys.argv[1], int(sys.argv[2]))):
+        columns[place % COLUMNS].image(picture, caption=f"#{index}")
