@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import streamlit as st
 import torch
 
 import influence_core as ic
@@ -91,13 +92,14 @@ def ahead(study: ic.Study, name: str, test: int) -> None:
         return
     expected = ic.estimators.expected_cost(study, fresh, "influence", len(block), fitted=True)
     if expected.seconds is not None and expected.seconds <= AHEAD:
-        work.ask(
+        task = work.ask(
             _key(study, name, "influence", tuple(block)),
             lambda: _fitted(study, name).influence(block),
             f"{fresh.title}: the next mistakes",
             expected.seconds,
             fills_in=True,
         )
+        task.asked += 5 * AHEAD  # no page looks at it while it is made
 
 
 def known(study: ic.Study) -> list[ic.Scores]:
@@ -175,9 +177,16 @@ def _key(study: ic.Study, name: str, what: str, ids: tuple[int, ...] | None) -> 
 
 
 def _block(study: ic.Study, test: int) -> list[int]:
-    wrong = study.misclassified()
-    position = int(torch.searchsorted(wrong, test))
-    if position >= len(wrong) or int(wrong[position]) != test:
+    """A mistake with those that a gallery shows beside it: the model's surest first."""
+    order = _mistakes(study.fingerprint, study)
+    if test not in order:
         return [test]
-    start = position // BLOCK * BLOCK
-    return [int(i) for i in wrong[start : start + BLOCK]]
+    start = order.index(test) // BLOCK * BLOCK
+    return order[start : start + BLOCK]
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _mistakes(fingerprint: str, _study: ic.Study) -> list[int]:
+    wrong = _study.misclassified()
+    surest = _study.outputs()[wrong].softmax(1).max(1).values
+    return [int(i) for i in wrong[torch.sort(surest, descending=True, stable=True).indices]]
