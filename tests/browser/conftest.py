@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Locator, Page, sync_playwright
+
+import influence_core as ic
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
@@ -48,16 +50,22 @@ class Server:
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
     running: list[Server] = []
 
-    def start(*arguments: str) -> Server:
+    def start(*arguments: str, script: Path = ROOT / "app.py") -> Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         log = tmp_path_factory.mktemp("server") / "log.txt"
-        command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py")]
+        command = [sys.executable, "-m", "streamlit", "run", str(script)]
         command += ["--server.headless=true", f"--server.port={port}", "--", *arguments]
         started = time.monotonic()
         with log.open("wb") as output:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
         server = Server(f"http://127.0.0.1:{port}", process, started)
         running.append(server)
         while time.monotonic() - started < 60:
@@ -78,8 +86,20 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 
 @pytest.fixture(scope="session")
-def server(start_server: Callable[..., Server]) -> Server:
-    return start_server()
+def small(demo: ic.Study) -> ic.Study:
+    """The digits with a part of their images, so that every estimator is quick; all mistakes are among them."""
+    wrong = demo.misclassified().tolist()
+    right = [i for i in range(len(demo.test)) if i not in set(wrong)][:48]
+    return demo.replaced(
+        train=demo.train.subset(range(240)), test=demo.test.subset(wrong + right), validation=None, name="small"
+    )
+
+
+@pytest.fixture(scope="session")
+def server(start_server: Callable[..., Server], small: ic.Study, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """Shows ``small`` where the URL names no study, and has one more estimator."""
+    file = small.save(tmp_path_factory.mktemp("studies") / "small")
+    return start_server("--study", str(file), "--plugin", "tests.browser.unhurried")
 
 
 @pytest.fixture(scope="session")
@@ -108,6 +128,28 @@ class Watched:
     def settle(self) -> None:
         self.page.wait_for_selector(READY, timeout=60_000)
 
+    def tiles(self, label: str) -> Locator:
+        """The tiles of the gallery with this label."""
+        return self.page.locator(f".grid[aria-label='{label}'] .tile")
+
+    def ids(self, label: str) -> list[int]:
+        """What the tiles of a gallery show, in order."""
+        self.tiles(label).first.wait_for()
+        return [int(i) for i in self.tiles(label).evaluate_all("tiles => tiles.map(t => t.dataset.id)")]
+
+    def shows(self, label: str, expected: list[int]) -> None:
+        """A gallery shows these ids in this order, now or in a moment."""
+        end = time.monotonic() + 20
+        while time.monotonic() < end and self.ids(label) != expected:
+            self.page.wait_for_timeout(100)
+        assert self.ids(label) == expected, label
+
+    def quiet(self) -> None:
+        """Wait until nothing is computed any more."""
+        self.settle()
+        self.page.wait_for_function("() => !document.querySelector('[data-testid=stProgress]')", timeout=90_000)
+        self.settle()
+
     def broken_pictures(self) -> int:
         script = "images => images.filter(i => i.complete && i.naturalWidth === 0).length"
         return int(self.page.locator(PICTURE).evaluate_all(script))
@@ -123,7 +165,7 @@ def watched(browser: Browser) -> Iterator[Callable[..., Watched]]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(30_000)
         result = Watched(page)
         page.on("pageerror", lambda error: result.problems.append(f"page error: {error}"))
         page.on("response", lambda r: r.status >= 400 and note(result, f"{r.status} {r.url}"))

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +29,8 @@ MANY = 10_000
 
 
 @pytest.fixture(scope="module")
-def galleries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("galleries") / "log.txt"
-    script = Path(__file__).with_name("gallery_app.py")
-    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless=true", f"--server.port={port}"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)}
-        )
-    server = Server(f"http://127.0.0.1:{port}", process, time.monotonic())
-    while True:
-        try:
-            with urllib.request.urlopen(server.url + "/_stcore/health"):
-                break
-        except OSError:
-            running = process.poll() is None and time.monotonic() - server.started < 60
-            assert running, f"the server did not start:\n{log.read_text()}"
-            time.sleep(0.1)
-    yield server
-    process.terminate()
-    process.wait(20)
+def galleries(start_server: Callable[..., Server]) -> Server:
+    return start_server(script=Path(__file__).with_name("gallery_app.py"))
 
 
 def opened(server: Server, watched: Open, query: str = "", **options: Any) -> Page:
