@@ -1,5 +1,6 @@
 """Navigation, the selection that all pages share, and the panel of a picture."""
 
+import time
 from pathlib import Path
 
 import streamlit as st
@@ -27,6 +28,9 @@ try:
     asked = st.query_params.get("run", "")
     if st.session_state.get("shown") != asked:
         body.empty()  # nothing of another study stays in sight while this one is opened
+        time.sleep(
+            0.15
+        )  # or the browser gets this together with what comes next, and keeps the old until that is through
     with body.container():
         run, study, code, notes = frame.open_run()
     st.session_state["shown"] = asked
