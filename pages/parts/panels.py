@@ -122,12 +122,14 @@ def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key:
     work.wait([q.task for q in questions if q.task is not None])
     there = [q.answer for q in questions if q.answer is not None]
     found = None
-    if all(q.task is None or not q.task.under_way for q in questions):  # the answer first: then what only fills in
+    # the answer first, then what only fills in
+    if there and all(q.task is None or not q.task.under_way for q in questions):
         flags = suspects(choice)
         work.wait([flags.task] if flags.task is not None else [], 0.1)
         found = None if flags.answer is None else cut(choice, flags.answer)
-        for name in names:
-            results.ahead(study, name, test_id)
+        for question in questions:
+            if question.answer is not None:
+                results.ahead(study, question.name, test_id)
     together = ic.evaluation.agreement(there, test_id, k) if len(there) > 1 else None
     flagged = None if found is None else {int(i) for i in found.flagged}
     if many:

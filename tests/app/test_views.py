@@ -24,7 +24,7 @@ from .runner import (
     texts,
 )
 
-pytestmark = pytest.mark.usefixtures("nobody_loses_patience")
+pytestmark = pytest.mark.usefixtures("patience")
 
 
 def test_instead_of_a_test_image_that_is_not_there_the_surest_mistake_is_shown(demo: ic.Study) -> None:
