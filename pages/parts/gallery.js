@@ -364,6 +364,23 @@ class Gallery {
   }
 }
 
+const COMING_BACK = 3000; // milliseconds in which a dialog that is gone, or the page drawn anew, may still move the focus
+
+function keepComingBack(key, name) {
+  const end = performance.now() + COMING_BACK;
+  const events = ["keydown", "pointerdown"];
+  let acted = false; // whoever presses something decides where the focus is
+  const act = () => (acted = true);
+  for (const event of events) document.addEventListener(event, act, { capture: true, once: true });
+  const again = () => {
+    if (!acted && performance.now() < end) {
+      galleries.get(key)?.comeBack(name);
+      setTimeout(again, 60);
+    } else for (const event of events) document.removeEventListener(event, act, { capture: true });
+  };
+  again();
+}
+
 // Streamlit cannot give the focus back to a tile when a dialog closes: it does not see into the shadow root.
 let waiting = null; // for the dialog of the last pick
 
@@ -377,8 +394,7 @@ function comeBackAfterDialog(key, name) {
     if (open) opened = true;
     if (open || !opened) return;
     observer.disconnect();
-    // the dialog may move the focus once more after it is gone
-    for (const delay of [0, 60, 250]) setTimeout(() => galleries.get(key)?.comeBack(name), delay);
+    keepComingBack(key, name);
   }));
   observer.observe(document.body, { childList: true, subtree: true });
   setTimeout(() => opened || observer.disconnect(), 60_000); // this pick opened none
