@@ -17,8 +17,9 @@ def neumann(
     tolerance: float = 1e-5,
     max_iterations: int = 1000,
     growth: float = 1e3,
+    preconditioner: Product | None = None,
 ) -> Solution:
-    r"""The damped Neumann series :math:`x_{j+1} = x_j + (b - A x_j) / s`, which LiSSA sums.
+    r"""The damped Neumann series :math:`x_{j+1} = x_j + M (b - A x_j) / s`, which LiSSA sums with M = I.
 
     For a symmetric matrix it converges if and only if all eigenvalues lie between 0 and 2 s. After J steps an
     eigenvalue is inverted as if about :math:`s / (J + 1)` had been added to it.
@@ -30,6 +31,7 @@ def neumann(
         tolerance: on the relative residual.
         max_iterations: J.
         growth: a residual so many times the right-hand side is divergence.
+        preconditioner: an approximate inverse M, symmetric and positive definite; s is then that of M A.
 
     Returns:
         The solution so far; a series that is merely slow is no error, its residual says so.
@@ -45,7 +47,7 @@ def neumann(
     residual, used = b.clone(), 0
     relative = norms_of(residual) / floor
     while used < max_iterations and bool((relative > tolerance).any()):
-        x += residual / scale
+        x += (residual if preconditioner is None else preconditioner(residual)) / scale
         residual = b - product(x)
         relative = norms_of(residual) / floor
         used += 1

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from influence_core.batches import batch_size_for
+from influence_core.curvature.kept import KEPT_MIB, KeptJacobians, KeptMatrix, keep_jacobians, keep_matrix, way
 from influence_core.curvature.outputs import Draw, at_outputs, linear_loss, output_hessian
 from influence_core.curvature.vectors import Vectors, flatten, unflatten
 from influence_core.errors import InvalidInput
 from influence_core.gradients import (
     Choice,
     Data,
+    GradientError,
     Samples,
     check_model,
     no_autocast,
@@ -110,15 +112,30 @@ class Operator(ABC):
         Returns:
             ``[R, P]``.
         """
+        total = self._sum(rows)
+        return total.div_(len(self._samples)).add_(rows, alpha=self.weight_decay + self.damping)
+
+    def kept(self, memory_mib: float = KEPT_MIB) -> Operator:
+        """The same matrix for many products: with what these need in memory, where it can be had and fits.
+
+        Args:
+            memory_mib: what may be kept.
+
+        Returns:
+            A matrix with the same products, to rounding; here the matrix itself, which streams.
+        """
+        return self
+
+    def _sum(self, rows: Tensor) -> Tensor:
+        """The sum over samples, without what is added to the mean."""
         mine = self._private()
-        shift = self.weight_decay + self.damping
         vectors = self._by_vector(rows)
         total = torch.zeros_like(rows)
         with _second_order():
             for ids, inputs, labels in self._batches():
                 for r, parts in enumerate(mine._products(ids, inputs, labels, vectors)):
                     total[r] += _joined(parts, self.parameters).to(total)
-        return total.div_(len(self._samples)).add_(rows, alpha=shift)
+        return total
 
     def apply(self, vectors: Vectors) -> Vectors:
         """The matrix times stacked vectors, parameter name -> ``[R, *shape]``."""
@@ -178,6 +195,57 @@ class GaussNewton(Operator):
     :math:`C_n` is the loss Hessian at the outputs. Positive semi-definite for a convex loss, equal to the Hessian where
     the outputs are linear in the parameters, and to the Fisher matrix for cross-entropy.
     """
+
+    _kept: KeptJacobians | KeptMatrix | None = None
+
+    def kept(self, memory_mib: float = KEPT_MIB) -> GaussNewton:
+        """The same with the Jacobians ``[N, K, P]`` in memory, or the matrix itself; see ``curvature.kept``.
+
+        It costs a sweep over the data for each output, which a handful of products pay for: a product is then two small
+        matrix products, and several vectors at once cost little more than one.
+
+        Args:
+            memory_mib: what may be kept; where neither fits, every product streams as before.
+
+        Returns:
+            The same matrix; the rows that it takes are of the type of the parameters.
+        """
+        if self._kept is not None:
+            return self
+        first, choice = self.parameters[0], list(self.shapes)
+        outputs, labels = self._seen()
+        chosen = way(len(outputs), outputs.shape[1], self.size, first.element_size(), memory_mib)
+        if chosen == "stream":
+            return self
+        every = torch.arange(len(outputs))
+        units = torch.eye(outputs.shape[1]).to(outputs)
+        columns = [self._curved(every, outputs, labels, unit.expand_as(outputs)) for unit in units]
+        curvature = torch.stack(columns, dim=2)
+        other = copy.copy(self)
+        try:
+            if chosen == "jacobians":
+                other._kept = keep_jacobians(self.model, self.data, choice, curvature)
+            else:
+                other._kept = keep_matrix(self.model, self.data, choice, curvature, self.size)
+        except GradientError:
+            return self  # what has no per-sample gradients can still be differentiated batch by batch
+        return other
+
+    def _sum(self, rows: Tensor) -> Tensor:
+        if self._kept is None:
+            return super()._sum(rows)
+        return self._kept(rows.detach().to(self.parameters[0])).to(rows)
+
+    def _seen(self) -> tuple[Tensor, Tensor]:
+        """Outputs and labels of all samples."""
+        mine, outputs, labels = self._private(), [], []
+        with plain_attention(), no_autocast(), torch.no_grad():
+            for _, inputs, given in self._batches():
+                outputs.append(mine.model(inputs))
+                labels.append(given)
+        if outputs[0].dim() != 2:
+            raise InvalidInput(f"the model gives outputs {tuple(outputs[0].shape)}, expected [samples, classes]")
+        return torch.cat(outputs), torch.cat(labels)
 
     def output_changes(self, rows: Tensor) -> Tensor:
         """To first order, how the outputs change along R vectors: :math:`J_n` times each of them.

@@ -35,6 +35,7 @@ from influence_core.estimators.registry import available, get, recommended
 from influence_core.estimators.sharpness.samgif import SAMGIF
 from influence_core.estimators.sharpness.samhif import SAMHIF
 from influence_core.estimators.sharpness.samif import SAMIF
+from influence_core.estimators.together import ask_all, fit_all
 from influence_core.estimators.work import Work
 
 __all__ = [
@@ -75,8 +76,10 @@ __all__ = [
     "TunedLoss",
     "Work",
     "all_estimators",
+    "ask_all",
     "available",
     "expected_cost",
+    "fit_all",
     "get",
     "modified_f1",
     "recommended",

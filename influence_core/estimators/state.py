@@ -29,6 +29,7 @@ from influence_core.curvature.inverses import (
     MeanOfInverses,
     MovingAscent,
     NeumannSeries,
+    NystromInverse,
     Probes,
 )
 from influence_core.errors import InvalidInput, NotSupported
@@ -51,6 +52,7 @@ LEARNABLE: tuple[type, ...] = (
     MeanOfInverses,
     MovingAscent,
     NeumannSeries,
+    NystromInverse,
     Probes,
     Recipe,
     Sharpness,

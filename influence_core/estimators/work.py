@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from influence_core.curvature.kept import KEPT_MIB, way
 from influence_core.curvature.kronecker import find_layers
 from influence_core.curvature.operators import EXACT_OUTPUTS
 from influence_core.gradients import select
@@ -74,19 +75,39 @@ def swept(samples: float, queries: float = 0, size: float = 0) -> Work:
     return Work(backward=samples, sweeps=1, algebra=samples * queries * size)
 
 
-def multiplied(samples: int, count: float, vectors: int = 1) -> Work:
-    """Products of a curvature with vectors, streamed over samples.
+def multiplied(
+    study: Study,
+    count: float,
+    vectors: int = 1,
+    samples: int | None = None,
+    kept: bool = True,
+    memory: float = KEPT_MIB,
+) -> Work:
+    """Products of a curvature with vectors.
 
     Args:
-        samples: N.
+        study: whose training set it is.
         count: number of products one after the other.
         vectors: R, in each of them.
+        samples: of the training set, all by default.
+        kept: whether it is a Gauss-Newton matrix for many products.
+        memory: what may be kept of it, in MiB.
 
     Returns:
-        The work: one graph for each batch, and ``VECTOR_SHARE`` of a pass for each vector.
+        The work. Streamed over samples, one graph for each batch and ``VECTOR_SHARE`` of a pass for each vector; with
+        what is kept, K backward passes of each sample once, and two multiplications for each entry of the Jacobians.
     """
-    batches = math.ceil(samples / PRODUCT_BATCH)
-    return count * Work(plain=samples * (1 + VECTOR_SHARE * vectors), steps=batches * (1 + vectors))
+    size, outputs = parameters_of(study), study.num_classes
+    samples = len(study.train) if samples is None else samples
+    chosen = way(samples, outputs, size, next(study.model.parameters()).element_size(), memory) if kept else "stream"
+    if chosen == "stream":
+        batches = math.ceil(samples / PRODUCT_BATCH)
+        return count * Work(plain=samples * (1 + VECTOR_SHARE * vectors), steps=batches * (1 + vectors))
+    entries = samples * outputs * size
+    first = Work(forward=samples, backward=outputs * samples, sweeps=1)
+    if chosen == "matrix":
+        return first + Work(algebra=float(entries) * size + float(count) * vectors * size**2)
+    return first + Work(algebra=2.0 * count * vectors * entries)
 
 
 def trained(samples: int, epochs: float, batch_size: int, passes: int = 1) -> Work:

@@ -37,9 +37,11 @@ from influence_core.gradients.functions import (
 from influence_core.gradients.guards import check_model
 from influence_core.gradients.metrics import DiagonalMetric, Metric
 from influence_core.gradients.output_gram import output_grams
+from influence_core.gradients.output_jacobians import output_jacobians
 from influence_core.gradients.projections import DenseProjection, FactoredProjection, Projection, SketchProjection
 from influence_core.gradients.queries import Queries
 from influence_core.gradients.selection import Choice, Selection, select
+from influence_core.gradients.sharing import Meeting
 from influence_core.gradients.sweep import SweepReport, coverage, planned, sweep
 from influence_core.gradients.types import GradientError, Loss, MixedSamplesError, SelectionError
 
@@ -62,6 +64,7 @@ __all__ = [
     "MapStyle",
     "MeanGradient",
     "MeanSquares",
+    "Meeting",
     "Metric",
     "MixedSamplesError",
     "Projection",
@@ -85,6 +88,7 @@ __all__ = [
     "mean_squares",
     "no_autocast",
     "output_grams",
+    "output_jacobians",
     "per_sample_gradients",
     "plain_attention",
     "planned",

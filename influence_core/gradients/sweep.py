@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +21,10 @@ from influence_core.gradients.memory import keep_freed_memory
 from influence_core.gradients.plan import Plan, make_plan
 from influence_core.gradients.probe import probe
 from influence_core.gradients.selection import Choice, Selection, select
+from influence_core.gradients.sharing import Request, key_of, meeting
 from influence_core.gradients.tape import Tape
 from influence_core.gradients.types import Loss
+from influence_core.identity import identify
 from influence_core.models.private import private
 from influence_core.progress import contained, track
 
@@ -48,7 +50,6 @@ class SweepReport:
     seconds: float
 
 
-@torch.inference_mode(False)
 def sweep(
     model: nn.Module,
     loss: Loss,
@@ -70,6 +71,8 @@ def sweep(
     Before the first batch two samples are tried against plain autograd (see ``probe``). Control flow that uses a
     parameter outside its module for other samples only would escape that check.
 
+    In work that joined a ``Meeting`` it may be made together with the equal sweeps of others; see ``sharing``.
+
     Args:
         model: in eval mode; it is only read.
         loss: ``loss(outputs, labels) -> [B]``, one value per sample.
@@ -90,6 +93,40 @@ def sweep(
         SelectionError: The selection does not fit the model.
         ValueError: The data is empty, or its labels are not as many as its samples.
     """
+
+    def run(consumers: Sequence[Consumer]) -> SweepReport:
+        return _swept(model, loss, data, consumers, parameters, batch_size, memory_mib, labels)
+
+    others = meeting()
+    if others is None:
+        return run(consumers)
+    key = _key(model, loss, data, parameters, batch_size, labels)
+    report: SweepReport = others.sweep(Request(key, consumers, run))
+    return report
+
+
+def _key(
+    model: nn.Module, loss: Loss, data: Data, parameters: Choice, batch_size: int | None, labels: Tensor | None
+) -> Hashable:
+    """Equal for sweeps that see the same gradients."""
+    who = identify(model, "the model")
+    selection = select(model, parameters)
+    parts = (tuple(selection.parameters), id(selection) if selection.masks else None, batch_size, key_of(labels))
+    content = getattr(data, "fingerprint", None)
+    return id(model) if who.unknown else who.sha256, id(loss), content or id(data), parts
+
+
+@torch.inference_mode(False)
+def _swept(
+    model: nn.Module,
+    loss: Loss,
+    data: Data,
+    consumers: Sequence[Consumer],
+    parameters: Choice,
+    batch_size: int | None,
+    memory_mib: float,
+    labels: Tensor | None,
+) -> SweepReport:
     begun = time.perf_counter()
     keep_freed_memory()
     check_model(model)

@@ -14,6 +14,7 @@ from influence_core.curvature import (
     conjugate_gradient,
     flatten,
     gmres,
+    kept,
     lanczos,
     largest_eigenvalue,
     mean_diagonal,
@@ -37,6 +38,49 @@ def test_dense_matrices(loss, depth):
     assert relative(Hessian(model, loss, DATA).dense(), hessian) < 1e-12
     assert relative(GaussNewton(model, loss, DATA).dense(), ggn) < 1e-12
     assert (relative(ggn, hessian) < 1e-12) == (depth == 0)  # equal where outputs are linear in the weights, else not
+
+
+def bent(outputs, labels):
+    """A loss that is not convex in the outputs."""
+    return (outputs[torch.arange(len(labels)), labels] - 1).square() + outputs.sin().sum(1)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, squared, bent])
+@pytest.mark.parametrize("what", ["jacobians", "matrix", "stream"])
+def test_what_is_kept_changes_no_product(loss, what, monkeypatch):
+    monkeypatch.setattr(kept, "DENSE", 10**6 if what == "matrix" else 0)
+    model, rows = mlp(1), torch.randn(5, sum(p.numel() for p in mlp(1).parameters()), dtype=torch.float64)
+    for matrix in (
+        GaussNewton(model, loss, DATA, weight_decay=0.1, damping=0.2),
+        Fisher(model, loss, DATA, draw="exact", damping=0.3),
+        Fisher(model, loss, DATA, draw="sampled", seed=2),
+        GaussNewton(model, loss, DATA, parameters=["1.weight"]),
+    ):
+        held = matrix.kept(memory_mib=0 if what == "stream" else 64)
+        expected = matrix(rows[:, : matrix.size])
+        assert relative(held(rows[:, : matrix.size]), expected) < 1e-12
+        assert relative(held.damped(0.7)(rows[:, : matrix.size]), matrix.damped(0.7)(rows[:, : matrix.size])) < 1e-12
+        assert (held is matrix) == (what == "stream")
+        assert matrix._kept is None  # the one that was asked stays as it is
+        if what == "jacobians":
+            assert held._kept.jacobians.shape == (30, 3, matrix.size)
+        passes = []
+        monkeypatch.setattr(type(matrix), "_products", lambda *_, passes=passes: passes.append(1) or iter(()))
+        held(rows[:, : matrix.size])
+        assert bool(passes) == (what == "stream")
+        monkeypatch.undo()
+        monkeypatch.setattr(kept, "DENSE", 10**6 if what == "matrix" else 0)
+
+
+def test_a_matrix_is_kept_where_jacobians_do_not_fit(monkeypatch):
+    model = mlp(1)
+    monkeypatch.setattr(kept, "DENSE", 0)
+    monkeypatch.setattr(kept, "KEPT_MIB", 0.01)  # some samples at a time
+    size = sum(p.numel() for p in model.parameters())
+    room = 8 * size * size / 2**20
+    held = GaussNewton(model, cross_entropy, DATA).kept(memory_mib=room * 1.01)
+    assert held._kept.matrix.shape == (size, size)
+    assert relative(held.dense(), dense_ggn(model, cross_entropy, DATA)) < 1e-12
 
 
 @losses

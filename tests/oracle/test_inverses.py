@@ -16,6 +16,7 @@ from influence_core.curvature.inverses import (
     KroneckerInverse,
     LeadingEigenpairs,
     NeumannSeries,
+    NystromInverse,
     Probes,
     spec,
     worst,
@@ -57,6 +58,7 @@ EXACT = {
     ).fit(*of),
     "Neumann": lambda *of: NeumannSeries.fit(*of, damping=30.0, weight_decay=DECAY, tolerance=1e-12, steps=4000),
     "dense": lambda *of: DenseInverse.fit(*of, weight_decay=DECAY),
+    "Nystroem of full rank": lambda *of: NystromInverse.fit(*of, weight_decay=DECAY, rank=10**6),
 }
 
 
@@ -94,6 +96,7 @@ ROOTS = {
     "dense": lambda *of: DenseInverse.fit(*of, weight_decay=DECAY),
     "ekfac": lambda *of: KroneckerInverse.fit(*of, weight_decay=DECAY),
     "diagonal": lambda *of: DiagonalInverse.fit(*of, weight_decay=DECAY),
+    "nystrom": lambda *of: NystromInverse.fit(*of, weight_decay=DECAY, rank=5),
     "diagonal of each tensor": lambda *of: DiagonalInverse.fit(*of, relative_to="tensor", labels="sampled"),
 }
 
@@ -134,11 +137,42 @@ def test_what_is_not_cheap_is_refused_and_probed(small, parts, name):
     assert probes.squared_norms(*parts).shape == (24,)
 
 
+def test_nystroem_has_the_large_eigenvalues_and_bounds_the_rest(parts, matrix):
+    inverse = NystromInverse.fit(*parts, rank=8, weight_decay=DECAY, seed=3)
+    again = NystromInverse.fit(*parts, rank=8, weight_decay=DECAY, seed=3)
+    assert torch.equal(inverse.basis, again.basis)
+    assert relative(inverse.basis @ inverse.basis.T, torch.eye(8, dtype=torch.float64)) < 1e-12
+    shift = DECAY + inverse.damping
+    values, true = 1 / inverse.values - shift, torch.linalg.eigvalsh(matrix.dense()).flip(0)
+    assert (values <= true[:8] * (1 + 1e-9)).all()  # it is below the matrix
+    assert relative(values[:3], true[:3]) < 0.1
+    whole = matrix.dense() + shift * torch.eye(matrix.size, dtype=torch.float64)
+    root = torch.linalg.cholesky(whole)
+    basis = unflatten(root.T.contiguous(), matrix.shapes)
+    spread = torch.linalg.eigvalsh(root.T @ flatten(inverse.apply(basis).vectors, matrix.shapes).T)
+    plain = torch.linalg.eigvalsh(whole)
+    assert spread[0] > 0
+    assert spread[-1] / spread[0] < 0.2 * plain[-1] / plain[0]
+
+
+def test_as_a_preconditioner_nystroem_takes_the_damping_of_the_solve(parts, gradients):
+    for options, damping in (({}, 0.7), ({"damping": 0.2}, 0.2)):
+        prior = InverseSpec("nystrom", options | {"rank": 6})
+        solver = InverseSpec("conjugategradient", {"preconditioner": prior, "damping": 0.7}).fit(*parts)
+        absolute = NystromInverse.fit(*parts, damping=damping).damping
+        assert solver.facts()["preconditioner"] == {
+            "name": "nystrom",
+            "damping": absolute,
+            "weight_decay": 0.0,
+            "rank": 6,
+        }
+
+
 def test_preconditioning_leaves_the_solution_and_the_better_it_is_the_fewer_the_products(parts, gradients):
     plain = ConjugateGradients.fit(*parts, damping=1e-3, tolerance=1e-8)
     one = plain.apply(gradients)
     iterations = {}
-    for name in ("ekfac", "diagonal", "dense"):
+    for name in ("ekfac", "diagonal", "dense", "nystrom"):
         prior = InverseSpec(name, {"damping": 1e-3})
         chosen = InverseSpec("conjugategradient", {"preconditioner": prior})
         preconditioned = chosen.fit(*parts, damping=1e-3, tolerance=1e-8)
@@ -151,6 +185,7 @@ def test_preconditioning_leaves_the_solution_and_the_better_it_is_the_fewer_the_
         iterations[name] = two.facts["iterations"]
     assert iterations["dense"] <= 2  # the inverse itself: one step, and one for rounding
     assert one.facts["iterations"] > 10
+    assert iterations["nystrom"] < one.facts["iterations"]
 
 
 @pytest.mark.parametrize("cls", [ConjugateGradient, SAMIF])
@@ -208,6 +243,7 @@ def test_options_are_checked_when_a_spec_is_made(name, options, message):
         ("diagonal", {"weight_decay": -1.0}, "weight_decay is -1.0"),
         ("ekfac", {"damping": -0.1}, "damping is -0.1"),
         ("datainf", {"damping": 0.0}, "each summand has rank one"),
+        ("nystrom", {"rank": 0}, "rank is 0"),
         ("arnoldi", {"rank": 0}, "rank=0"),
         ("arnoldi", {"samples": 0}, "samples=0"),
         ("lissa", {"steps": 0}, "steps is 0"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from influence_core.gradients import GradientError, output_grams, squared_norms
+from influence_core.gradients import GradientError, output_grams, output_jacobians, squared_norms
 from tests.cases import CASES, Case, normal
 from tests.helpers import images, net
 from tests.references import assert_close, one_by_one
@@ -54,6 +54,9 @@ def test_grams_of_every_layer(case: Case) -> None:
         expected = literal(found, given)
         assert_close(output_grams(model, data, given, batch_size=4), expected)
         assert_close(output_grams(model, data, given, batch_size=1), expected)
+    rows = torch.cat([found[name].flatten(2) for name, p in model.named_parameters() if p.requires_grad], dim=2)
+    for size in (1, 4):
+        assert_close(output_jacobians(model, data, batch_size=size), rows)
     assert all(torch.equal(b, before[n][0]) for n, b in model.named_buffers())
     assert all(p.grad is None and not p.is_inference() for p in model.parameters())
 
@@ -108,6 +111,8 @@ def test_chosen_parameters_and_masks(network):
     masked = {name: weights[name] * mask for name, mask in some.items()}
     expected = literal({name: found[name] for name in some}, masked)
     assert_close(output_grams(model, data, weights, parameters=some), expected)
+    rows = torch.cat([(found[name] * mask).flatten(2) for name, mask in some.items()], dim=2)
+    assert_close(output_jacobians(model, data, parameters=some), rows)
     assert_close(output_grams(model, data, parameters=["4.bias"]), literal({"4.bias": found["4.bias"]}, None))
 
 

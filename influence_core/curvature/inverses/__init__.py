@@ -21,6 +21,7 @@ from influence_core.curvature.inverses.kronecker import KroneckerInverse
 from influence_core.curvature.inverses.mean_of_inverses import MeanOfInverses
 from influence_core.curvature.inverses.moving_ascent import MovingAscent, Variant
 from influence_core.curvature.inverses.neumann_series import NeumannSeries
+from influence_core.curvature.inverses.nystrom import NystromInverse
 from influence_core.curvature.inverses.probes import Probes
 from influence_core.curvature.inverses.spec import INVERSES, InverseSpec, check_preconditioner, spec
 
@@ -37,6 +38,7 @@ __all__ = [
     "MeanOfInverses",
     "MovingAscent",
     "NeumannSeries",
+    "NystromInverse",
     "Probes",
     "Solved",
     "Variant",

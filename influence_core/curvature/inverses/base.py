@@ -47,12 +47,14 @@ class InverseCurvature(ABC):
         has_root: whether ``root`` gives the symmetric square root.
         preconditions: whether it is one positive definite matrix, whatever it is multiplied with, so that it can
             precondition an iterative solve.
+        follows_damping: whether it takes the solve's damping where it preconditions one, unless it has its own.
     """
 
     name: ClassVar[str]
     has_metric: ClassVar[bool] = False
     has_root: ClassVar[bool] = False
     preconditions: ClassVar[bool] = False
+    follows_damping: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, vectors: Mapping[str, Tensor]) -> Solved:

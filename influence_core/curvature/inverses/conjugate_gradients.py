@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from influence_core.curvature.conjugate import conjugate_gradient
 from influence_core.curvature.inverses.base import InverseCurvature, Solved, check_count, check_solve
-from influence_core.curvature.inverses.streamed import Streamed, absolute_damping
+from influence_core.curvature.inverses.nystrom import NystromInverse
+from influence_core.curvature.inverses.streamed import Streamed, absolute_damping, check_preconditions
 from influence_core.curvature.operators import CurvatureName
 from influence_core.curvature.vectors import flatten, unflatten
 from influence_core.errors import InvalidInput
@@ -27,6 +28,7 @@ class ConjugateGradients(Streamed):
         tolerance: on the residual relative to the right-hand side.
         max_iterations: products for each block of right-hand sides; a warning says if they were not enough.
         preconditioner: an approximate inverse, symmetric and positive definite; its damping is its own.
+        steps: after so many products a solve stops on purpose, whatever the residual; ``None`` for the tolerance alone.
     """
 
     name: ClassVar[str] = "conjugategradient"
@@ -34,6 +36,7 @@ class ConjugateGradients(Streamed):
     tolerance: float
     max_iterations: int
     preconditioner: InverseCurvature | None = None
+    steps: int | None = None
 
     @classmethod
     def fit(
@@ -48,6 +51,7 @@ class ConjugateGradients(Streamed):
         tolerance: float = 1e-4,
         max_iterations: int = 500,
         preconditioner: InverseCurvature | None = None,
+        steps: int | None = None,
     ) -> Self:
         """Settle the damping; all else is done for each right-hand side.
 
@@ -61,6 +65,7 @@ class ConjugateGradients(Streamed):
             tolerance: on the relative residual.
             max_iterations: products.
             preconditioner: an approximate inverse, or ``None``.
+            steps: after so many products a solve stops on purpose.
 
         Returns:
             The inverse.
@@ -70,10 +75,13 @@ class ConjugateGradients(Streamed):
         """
         check_solve(damping, tolerance)
         check_count("max_iterations", max_iterations)
-        if preconditioner is not None and not preconditioner.preconditions:
-            raise InvalidInput(f"{type(preconditioner).__name__} cannot precondition: it is no fixed definite matrix")
+        if steps is not None:
+            check_count("steps", steps)
+        check_preconditions(preconditioner)
         absolute = absolute_damping(damping, weight_decay, model, loss, data)
-        return cls(model, loss, data, curvature, weight_decay, absolute, tolerance, max_iterations, preconditioner)
+        return cls(
+            model, loss, data, curvature, weight_decay, absolute, tolerance, max_iterations, preconditioner, steps
+        )
 
     def apply(self, vectors: Mapping[str, Tensor]) -> Solved:
         """Solve for R right-hand sides.
@@ -88,18 +96,12 @@ class ConjugateGradients(Streamed):
             InvalidInput: if the matrix curves down along a direction of the search.
         """
         product = self.operator()
-        prior = self.preconditioner
-
-        def preconditioned(rows: Tensor) -> Tensor:
-            assert prior is not None
-            return flatten(prior.apply(unflatten(rows, product.shapes)).vectors, product.shapes)
-
         found = conjugate_gradient(
             product,
             flatten(vectors, product.shapes),
             tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
-            preconditioner=None if prior is None else preconditioned,
+            max_iterations=min(self.max_iterations, self.steps or self.max_iterations),
+            preconditioner=self.preconditioned(product.shapes),
         )
         if bool(found.negative_curvature.any()):
             raise InvalidInput(
@@ -111,10 +113,18 @@ class ConjugateGradients(Streamed):
             "iterations": found.iterations,
             "converged": bool(found.converged.all()),
         }
-        if not facts["converged"]:
+        early = self.steps is not None and found.iterations >= self.steps
+        if not facts["converged"] and not early:
             facts["warnings"] = [not_converged("conjugate gradients", found.iterations, facts, self.tolerance)]
             warnings.warn(facts["warnings"][0], stacklevel=2)
         return Solved(unflatten(found.x, product.shapes), facts)
+
+    def damped(self, damping: float) -> Self:
+        """The same matrix with another damping, absolute, which a preconditioner that follows takes as well."""
+        prior = self.preconditioner
+        if isinstance(prior, NystromInverse) and prior.damping == self.damping:
+            prior = prior.damped(damping)
+        return replace(self, damping=damping, preconditioner=prior)
 
     def facts(self) -> dict[str, Any]:
         """Damping, weight decay, and what the preconditioner has of these."""

@@ -79,7 +79,7 @@ class DenseInverse(InverseCurvature):
                 "parameters: use a Kronecker-factored or diagonal one, or ConjugateGradient for influence with the "
                 "whole matrix"
             )
-        product = operator(curvature, model, loss, data)
+        product = operator(curvature, model, loss, data).kept()
         whole = product.dense().double()
         values, vectors = torch.linalg.eigh((whole + whole.T) / 2)
         absolute = damping * mean_diagonal(model, loss, data) if damping > 0 else 0.0

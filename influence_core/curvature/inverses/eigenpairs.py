@@ -82,7 +82,7 @@ class LeadingEigenpairs(InverseCurvature):
         data = labelled(data)
         size = len(data)
         ids = torch.arange(min(size, samples)) * size // min(size, samples)
-        matrix = operator(curvature, model, loss, data if len(ids) == size else data.subset(ids))
+        matrix = operator(curvature, model, loss, data if len(ids) == size else data.subset(ids)).kept()
         pairs = lanczos(matrix, matrix.size, steps, like=matrix.parameters[0], seed=seed)
         keep = pairs.values[:rank] > 1e-6 * pairs.values[0].abs()
         if not bool(keep.any()):

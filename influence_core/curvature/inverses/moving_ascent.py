@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from influence_core.curvature.gmres import gmres
 from influence_core.curvature.inverses.base import InverseCurvature, Solved, check_solve
 from influence_core.curvature.inverses.conjugate_gradients import not_converged
 from influence_core.curvature.inverses.streamed import absolute_damping
+from influence_core.curvature.kept import KEPT_MIB
 from influence_core.curvature.lanczos import largest_eigenvalue
 from influence_core.curvature.operators import CurvatureName, Operator, operator
 from influence_core.curvature.solution import Product
@@ -111,7 +112,7 @@ class MovingAscent(InverseCurvature):
         absolute = absolute_damping(damping, weight_decay, perturbed, loss, data)
         response = 0.0
         if ascent.response > 0:
-            still = operator(curvature, model, loss, data)
+            still = operator(curvature, model, loss, data).kept()
             response = ascent.response * largest_eigenvalue(still, still.size, like=still.parameters[0], seed=seed)
         made = cls(
             model=model,
@@ -169,6 +170,10 @@ class MovingAscent(InverseCurvature):
 
         return self._solved(product, right, sharp)
 
+    def damped(self, damping: float) -> Self:
+        """The same with another damping, absolute."""
+        return replace(self, damping=damping)
+
     @property
     def second_term(self) -> bool:
         """Whether a training image also acts through the ascent that it takes part in."""
@@ -176,7 +181,7 @@ class MovingAscent(InverseCurvature):
 
     def through_the_ascent(self, vectors: Mapping[str, Tensor]) -> Vectors:
         r""":math:`D H_1 u`: what the gradients at the weights themselves are multiplied with."""
-        _, sharp = self._matrices()
+        sharp = self._matrix(self.perturbed)  # for one product nothing needs to be kept
         return unflatten(self.derivative(sharp(flatten(vectors, sharp.shapes))), sharp.shapes)
 
     def derivative(self, rows: Tensor) -> Tensor:
@@ -200,8 +205,11 @@ class MovingAscent(InverseCurvature):
 
     def _matrices(self) -> tuple[Operator, Operator]:
         """H_0 and H_1, without weight decay and damping."""
-        still, sharp = (operator(self.curvature, m, self.loss, self.data) for m in (self.model, self.perturbed))
-        return still, sharp
+        still, sharp = self._matrix(self.model), self._matrix(self.perturbed)
+        return (still.kept(KEPT_MIB / 2) if self.response > 0 else still), sharp.kept(KEPT_MIB / 2)
+
+    def _matrix(self, model: nn.Module) -> Operator:
+        return operator(self.curvature, model, self.loss, self.data)
 
     def _solved(self, product: Product, right: Tensor, matrix: Operator) -> Solved:
         found = gmres(product, right, tolerance=self.tolerance, max_iterations=self.max_iterations, restart=RESTART)

@@ -18,6 +18,7 @@ from influence_core.curvature.inverses.eigenpairs import LeadingEigenpairs
 from influence_core.curvature.inverses.kronecker import KroneckerInverse
 from influence_core.curvature.inverses.mean_of_inverses import MeanOfInverses
 from influence_core.curvature.inverses.neumann_series import NeumannSeries
+from influence_core.curvature.inverses.nystrom import NystromInverse
 from influence_core.errors import InvalidInput
 from influence_core.gradients import Data
 from influence_core.losses import Loss
@@ -33,6 +34,7 @@ INVERSES: dict[str, type[InverseCurvature]] = {
         LeadingEigenpairs,
         MeanOfInverses,
         NeumannSeries,
+        NystromInverse,
     )
 }
 """Every inverse that a model, a loss and data are enough for, by its name."""
@@ -43,7 +45,8 @@ class InverseSpec:
     """An inverse curvature to be fitted: its name and options.
 
     Attributes:
-        name: of ``INVERSES``: "conjugategradient", "dense", "diagonal", "ekfac", "arnoldi", "datainf", "lissa".
+        name: of ``INVERSES``: "conjugategradient", "dense", "diagonal", "ekfac", "arnoldi", "datainf", "lissa",
+            "nystrom".
         options: arguments of its ``fit``; a ``preconditioner`` is a spec, or a name.
 
     Raises:
@@ -92,8 +95,9 @@ class InverseSpec:
         prior = options.get("preconditioner")
         if prior is not None:
             check_preconditioner(prior)
-            decay = {name: options[name] for name in ("weight_decay",) if name in options}
-            options["preconditioner"] = spec(prior).fit(model, loss, data, **decay)
+            prior = spec(prior)
+            shared = ["weight_decay", *(["damping"] if INVERSES[prior.name].follows_damping else [])]
+            options["preconditioner"] = prior.fit(model, loss, data, **{n: options[n] for n in shared if n in options})
         return self._maker(model, loss, data, **options)
 
     @property

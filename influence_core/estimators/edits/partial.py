@@ -116,7 +116,7 @@ class PartialEdit(Estimator):
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work:
         """Two products with the Hessian for each iteration, and a look at the validation set for each scale."""
-        step = swept(tests) + multiplied(len(study.train), 2 * self.max_iterations)
+        step = swept(tests) + multiplied(study, 2 * self.max_iterations, kept=False)
         if not isinstance(self.scale, str):
             return step
         return step + Work(forward=(len(SCALES) + 1) * (len(study.split("validation")) + tests))

@@ -104,7 +104,10 @@ class Arnoldi(InfluenceFunction):
     def _fit_work(self, study: Study) -> Work:
         train, size = len(study.train), parameters_of(study)
         basis = Work(algebra=2.0 * self.steps**2 * size)  # orthogonalised twice against all vectors before
-        space = multiplied(min(train, self.samples), min(self.steps, size)) + basis
+        space = (
+            multiplied(study, min(self.steps, size), samples=min(train, self.samples), kept=self.curvature == "ggn")
+            + basis
+        )
         return space + diagonal_measured(study) + swept(train, self.rank, size)
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from influence_core.curvature.inverses import InverseCurvature, NeumannSeries, check_count
+from influence_core.curvature.inverses import InverseCurvature, InverseSpec, check_count, check_preconditioner
 from influence_core.estimators.influence_functions.iterative import Iterative
 from influence_core.estimators.work import Work, diagonal_measured, multiplied
 from influence_core.study import Study
@@ -29,11 +29,16 @@ class LiSSA(Iterative):
 
     Mislabel scores need a validation set: minus the influence on its mean loss. ``self_influence`` takes N solves.
 
+    With a preconditioner M the steps are :math:`x_{j+1} = x_j + M(\nabla\ell_v - \ldots)/s`, from EK-FAC, say, towards
+    the exact solution (arXiv:2507.14740).
+
     Args:
-        damping: :math:`\delta` as a multiple of the mean diagonal of the Gauss-Newton matrix.
+        damping: :math:`\delta` as a multiple of the mean diagonal of the Gauss-Newton matrix, or "validation", as for
+            ``ConjugateGradient``.
         curvature: "ggn" or "hessian"; with a Hessian that curves down the series diverges, which is refused.
         tolerance: on the relative residual; below it the series stops early.
         steps: J.
+        preconditioner: as for ``ConjugateGradient``, or ``None``.
         seed: of the power iteration's start.
     """
 
@@ -44,27 +49,30 @@ class LiSSA(Iterative):
     cost: ClassVar[str] = "M x steps x 3 N backward + N backward; self-influence N x steps x 3 N"
 
     steps: int = 100
+    preconditioner: str | InverseSpec | None = None
     seed: int = 0
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check_count("steps", self.steps)
+        check_preconditioner(self.preconditioner)
 
     def _fit_inverse(self, study: Study) -> InverseCurvature:
-        return NeumannSeries.fit(
+        return InverseSpec("lissa").fit(
             study.model,
             study.loss,
             study.train,
-            damping=self.damping,
+            damping=self.damping_,
             weight_decay=study.weight_decay,
             curvature=self.curvature,
             tolerance=self.tolerance,
             steps=self.steps,
             seed=self.seed,
+            preconditioner=self.preconditioner,
         )
 
     def _fit_work(self, study: Study) -> Work:
-        return diagonal_measured(study) + multiplied(len(study.train), POWER_STEPS)
+        return diagonal_measured(study) + multiplied(study, POWER_STEPS, kept=self.curvature == "ggn")
 
     def _solve_work(self, study: Study, vectors: int) -> Work:
-        return multiplied(len(study.train), self.steps, vectors)
+        return multiplied(study, self.steps, vectors, kept=self.curvature == "ggn")

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from influence_core.curvature.inverses import MovingAscent, Variant, check_count
+from influence_core.curvature import Vectors
+from influence_core.curvature.inverses import MovingAscent, Solved, Variant, check_count
+from influence_core.curvature.kept import KEPT_MIB
 from influence_core.errors import InvalidInput
 from influence_core.estimators.answers import Changed
 from influence_core.estimators.changes import DataChange
@@ -96,7 +98,7 @@ class SAMHIF(AtTheAscent):
             self.ascent_,
             study.loss,
             study.train,
-            damping=self.damping,
+            damping=self.damping_,
             weight_decay=study.weight_decay,
             curvature=self.curvature,
             variant=self.variant,
@@ -108,12 +110,13 @@ class SAMHIF(AtTheAscent):
 
     def _fit_work(self, study: Study) -> Work | None:
         fitted = super()._fit_work(study)
-        return None if fitted is None else fitted + multiplied(len(study.train), POWER_STEPS)
+        return None if fitted is None else fitted + multiplied(study, POWER_STEPS, kept=self.curvature == "ggn")
 
     def _solve_work(self, study: Study, vectors: int) -> Work:
         steps = min(TYPICAL_STEPS, self.max_iterations)
-        second = multiplied(len(study.train), 1, vectors) + swept(len(study.train), vectors, parameters_of(study))
-        return 2 * steps * multiplied(len(study.train), 1, vectors) + second
+        second = multiplied(study, 1, vectors, kept=False) + swept(len(study.train), vectors, parameters_of(study))
+        kept = self.curvature == "ggn"
+        return 2 * multiplied(study, steps, vectors, kept=kept, memory=KEPT_MIB / 2) + second
 
     def _moving(self) -> MovingAscent:
         assert isinstance(self.inverse_, MovingAscent)
@@ -125,6 +128,12 @@ class SAMHIF(AtTheAscent):
             return products
         study, second = self.study_, self._moving().through_the_ascent(solved)
         return products + inner_products(study.model, study.loss, study.train, second) / len(study.train)
+
+    def _changed_at(self) -> list[nn.Module]:
+        return [self.perturbed_, self.study_.model] if self._moving().second_term else [self.perturbed_]
+
+    def _moved(self, inverse: MovingAscent, rows: list[Vectors]) -> Solved:
+        return inverse.direct(*rows) if len(rows) > 1 else inverse.direct(rows[0], {})
 
     def _parameter_change(self, change: DataChange) -> Changed:
         at_ascent = self._taken_away(self.perturbed_, change)

@@ -36,10 +36,9 @@ class AtTheAscent(Solving):
         super()._check_parameters()
         check_radius(self.rho, self.p)
 
-    def _fit(self, study: Study) -> None:
+    def _prepare(self, study: Study) -> None:
         self.rho_, self.rho_from_ = radius(study, self.rho)
         self.perturbed_, self.ascent_ = climbed(study.model, study.loss, study.train, self.rho_, self.p)
-        self.inverse_ = self._fit_inverse(study)
 
     def _fit_work(self, study: Study) -> Work | None:
         inverse = super()._fit_work(study)
