@@ -23,7 +23,7 @@ PATCH_BYTES = 4 * MIB
 TINY_KERNEL = 32
 """Up to this many inputs x kernel entries (a network's first layer), patches are copied with positions last."""
 
-GROUPED_POSITIONS = 128
+GROUPED_POSITIONS = 256
 """From this many output positions on, oneDNN's grouped weight gradient is as fast as patches, without a workspace."""
 
 
