@@ -12,7 +12,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-FORWARD = 512
+FORWARD = 256
 """Samples of a pass that keeps nothing but outputs, or features of a layer."""
 
 OUTPUT_MATRICES = 256

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from influence_core.curvature.kronecker import Layer, factors, find_layers
 from influence_core.curvature.outputs import Draw, at_outputs, linear_loss
+from influence_core.curvature.rotation import Rotation
 from influence_core.errors import InvalidInput
 from influence_core.gradients import Block, Choice, Data, SweepContext, select, sweep
 from influence_core.losses import Loss
@@ -156,11 +157,13 @@ class _Factors:
             for outputs, inputs in pieces:
                 self._positions[layer.weight] += outputs[0].shape[0] * outputs[0].shape[1]
                 for g, (d, a) in enumerate(zip(outputs, inputs, strict=True)):
-                    a = a.flatten(0, 1)
-                    if layer.bias is not None:
-                        a = torch.cat([a, a.new_ones(len(a), 1)], dim=1)
-                    self._inputs[layer.weight][g] += a.T @ a
-                    self._outputs[layer.weight][g] += d.flatten(0, 1).T @ d.flatten(0, 1)
+                    a, d = a.flatten(0, 1), d.flatten(0, 1)
+                    total, inner = self._inputs[layer.weight][g], a.shape[1]
+                    total[:inner, :inner] += a.T @ a
+                    if layer.bias is not None:  # the column of ones, without writing it
+                        total[inner, :inner] += a.sum(0)
+                        total[inner, inner] += len(a)
+                    self._outputs[layer.weight][g] += d.T @ d
 
     def finish(self) -> None:
         """Nothing left to do."""
@@ -183,6 +186,10 @@ class _Factors:
         """
         # Several sweeps share the inputs (their mean) and add up at the outputs (their sum is the loss Hessian).
         a = self._inputs[layer.weight] / (self._context.samples * self._sweeps)
+        if layer.bias is not None:
+            a[:, :-1, -1] = a[:, -1, :-1]
+        own = layer.columns().argsort().to(a.device)
+        a = a[:, own][:, :, own]
         s = self._outputs[layer.weight] * (self._sweeps / max(self._positions[layer.weight], 1.0))
         found = []
         for side, matrix in (("inputs", a), ("output gradients", s)):
@@ -213,7 +220,7 @@ class _Squares:
         """Make room."""
         self._samples = context.samples
         self._rotations = {
-            layer: (q_a.to(context.dtype), q_s.to(context.dtype).transpose(1, 2))
+            layer: Rotation(layer, q_a.to(context.dtype), q_s.to(context.dtype))
             for layer, (q_a, q_s, _) in self._bases.items()
         }
         for layer, (_, _, values) in self._bases.items():
@@ -225,10 +232,10 @@ class _Squares:
 
     def consume(self, block: Block) -> None:
         """Add up."""
-        for layer, (q_a, q_s) in self._rotations.items():
-            if any(name in block for name in layer.names):
-                for _, matrices in layer.gradients(block):
-                    self._sums[layer.weight] += (q_s @ matrices @ q_a).square_().sum(0)
+        for layer, rotation in self._rotations.items():
+            squares = rotation.sum_of_squares(block)
+            if squares is not None:
+                self._sums[layer.weight] += squares
         for name in self._outside & set(block):
             self._plain[name] += block[name].total_of_squares()
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from influence_core.gradients import Block, Convolution, Form, Selection, Sum
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_PATCH_BYTES = 32 * 2**20
+_PATCH_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,12 @@ class Layer:
                 vectors[self.bias] = rows.new_zeros(len(rows), self.shape[0]) if column is None else column[some]
             yield some, self.matrices(vectors)
 
+    def columns(self) -> Tensor:
+        """Where the columns of ``factors`` stand in the block: a convolution's patches come with channels last."""
+        inputs = math.prod(self.shape[1:])
+        order = torch.arange(inputs).reshape(self.shape[1:]).movedim(0, -1).flatten()
+        return order if self.bias is None else torch.cat([order, torch.tensor([inputs])])
+
     def without_bias(self) -> Layer:
         """The same with the bias left to others."""
         return replace(self, bias=None)
@@ -137,14 +143,14 @@ def factors(form: Form, groups: int) -> Iterator[tuple[list[Tensor], list[Tensor
         groups: G.
 
     Returns:
-        Pairs (output gradients, inputs) of lists over groups: ``[b, T, C/G]`` and ``[b, T, K]``; None where the
-        gradient is no sum of outer products.
+        Pairs (output gradients, inputs) of lists over groups: ``[b, T, C/G]`` and ``[b, T, K]``, K in the order of
+        ``Layer.columns``; None where the gradient is no sum of outer products.
     """
     parts: Sequence[Form] = form.parts if isinstance(form, Sum) else [form]
     if any(_grouped(part.narrow(0, 1), groups) is None for part in parts):
         return None
     numbers = sum(_numbers(part, groups) for part in parts)
-    at_once = max(1, int(_PATCH_BYTES // (8 * max(1, numbers))))
+    at_once = max(1, int(_PATCH_BYTES // (4 * max(1, numbers))))
 
     def pieces() -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         for start in range(0, form.batch, at_once):
@@ -152,26 +158,35 @@ def factors(form: Form, groups: int) -> Iterator[tuple[list[Tensor], list[Tensor
             found = [_grouped(part.narrow(start, stop), groups) or [] for part in parts]
             by_group = list(zip(*found, strict=True))
             yield (
-                [torch.cat([outputs for outputs, _ in uses], dim=1) for uses in by_group],
-                [torch.cat([inputs for _, inputs in uses], dim=1) for uses in by_group],
+                [_joined([outputs for outputs, _ in uses]) for uses in by_group],
+                [_joined([inputs for _, inputs in uses]) for uses in by_group],
             )
 
     return pieces()
 
 
+def positions(form: Form) -> int:
+    """Positions T of a form that has factors, over all uses."""
+    parts: Sequence[Form] = form.parts if isinstance(form, Sum) else [form]
+    return sum(int(getattr(part, "positions", 1)) for part in parts)
+
+
+def _joined(uses: list[Tensor]) -> Tensor:
+    return uses[0] if len(uses) == 1 else torch.cat(uses, dim=1)
+
+
 def _grouped(form: Form, groups: int) -> list[tuple[Tensor, Tensor]] | None:
     if groups == 1 or not isinstance(form, Convolution):
-        pair = form.factors() if groups == 1 else None
-        return None if pair is None else [pair]
+        found = form.fast_factors() if groups == 1 else None
+        return None if found is None else [found[:2]]
     alone = replace(form.geometry, groups=1)
     shape = (form.layout.shape[0] // groups, *form.layout.shape[1:])
     inputs, outputs = form.inputs.chunk(groups, dim=1), form.outputs.chunk(groups, dim=1)
-    found = [Convolution(i, o, shape, alone).factors() for i, o in zip(inputs, outputs, strict=True)]
-    return [pair for pair in found if pair is not None]
+    pairs = [Convolution(i, o, shape, alone).fast_factors() for i, o in zip(inputs, outputs, strict=True)]
+    return [pair[:2] for pair in pairs if pair is not None]
 
 
 def _numbers(form: Form, groups: int) -> float:
     """Entries of one sample's two sides."""
-    positions = int(getattr(form, "positions", 1))
     shape = form.layout.shape
-    return positions * (shape[0] + groups * math.prod(shape[1:]))
+    return positions(form) * (shape[0] + groups * math.prod(shape[1:]))

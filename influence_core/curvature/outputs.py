@@ -19,7 +19,7 @@ from influence_core.batches import OUTPUT_MATRICES, id_batches
 from influence_core.errors import InvalidInput
 from influence_core.gradients import Data, Samples, plain_attention
 from influence_core.losses import Loss, cross_entropy
-from influence_core.models.private import private
+from influence_core.models.forward import Forward
 from influence_core.progress import tick
 
 Draw = Literal["sampled", "exact", "empirical"]
@@ -63,7 +63,7 @@ def at_outputs(model: nn.Module, loss: Loss, data: Data, draw: Draw = "sampled",
     """
     if draw not in _DRAWS:
         raise InvalidInput(f"draw is {draw!r}; choose one of {', '.join(map(repr, _DRAWS))}")
-    model = private(model)
+    forward = Forward(model)
     parameter = next(model.parameters())
     samples = Samples(data, None, parameter.device, parameter.dtype)
     pieces: list[list[Tensor]] = []
@@ -71,7 +71,7 @@ def at_outputs(model: nn.Module, loss: Loss, data: Data, draw: Draw = "sampled",
         tick()
         inputs, labels = samples.batch(ids)
         with plain_attention(), torch.no_grad():
-            outputs = model(inputs)
+            outputs = forward(inputs)
         if outputs.dim() != 2:
             raise InvalidInput(f"the model gives outputs {tuple(outputs.shape)}, expected [samples, classes]")
         if draw == "empirical":

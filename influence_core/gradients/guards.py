@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from influence_core.gradients.types import GradientError, MixedSamplesError
 
@@ -53,8 +53,13 @@ def check_model(model: nn.Module) -> None:
                     f"{label} has max_norm set and rewrites its table while it reads it; set it to None"
                 )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.detach()).all()):
+        if tensor.is_floating_point() and not _finite(tensor.detach()):
             raise GradientError(f"{name!r} holds values that are not finite (NaN or infinite); load another checkpoint")
+
+
+def _finite(tensor: Tensor) -> bool:
+    # What is not finite never leaves a finite sum, and a sum takes a fifth of the time; it may overflow, though.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def _drops(module: nn.Module) -> bool:

@@ -32,11 +32,20 @@ def onednn_applies(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and prefers_onednn()
 
 
-def cross_product(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.T`` for ``left [N, P]`` and ``right [M, P]``: contiguous ``[N, M]``."""
+def cross_product(left: Tensor, right: Tensor, shift: Tensor | None = None) -> Tensor:
+    """``left @ right.T``, plus ``shift`` in every row.
+
+    Args:
+        left: ``[N, P]``.
+        right: ``[M, P]``.
+        shift: ``[M]``, or None.
+
+    Returns:
+        Contiguous ``[N, M]``.
+    """
     if onednn_applies(left) and left.numel() and right.numel() and left.is_contiguous() and right.is_contiguous():
-        return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
-    return left @ right.T
+        return torch.ops.mkldnn._linear_pointwise(left, right, shift, "none", [], "")
+    return left @ right.T if shift is None else torch.addmm(shift, left, right.T)
 
 
 def long_cross_product(left: Tensor, right: Tensor) -> Tensor:

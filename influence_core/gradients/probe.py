@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from influence_core.gradients.block import sum_rows
 from influence_core.gradients.fallback import whole_model_gradients
 from influence_core.gradients.forms import Form
 from influence_core.gradients.plan import Plan
@@ -58,15 +57,16 @@ def probe(model: nn.Module, selection: Selection, plan: Plan, loss: Loss, inputs
         except RuntimeError as error:
             if "inplace operation" not in str(error):
                 raise
-            _recorded(model, plan, loss, inputs, labels, weights, {})  # names the module, if it is a layer's input
+            _recorded(model, plan, _Watched(loss), inputs, labels, weights, {})  # names a layer whose input it is
             raise GradientError(f"plain autograd cannot differentiate this model: {error}") from error
-        shapes_of_all, together = _together(model, modules, loss, inputs, labels)
     tolerance = _tolerance(next(iter(selection.parameters.values())).dtype)
-    _check_unmixed(outcomes, together, tolerance)
-    _learn_arrangements(plan, shapes_of_one, shapes_of_all)
     plan.channels_last = inputs.dim() == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules())
-
-    errors = _recorded(model, plan, loss, inputs, labels, weights, reference)
+    shapes_of_all: Shapes = {}
+    together = _Watched(loss, lambda: _learn_arrangements(plan, shapes_of_one, shapes_of_all))
+    with _ShapesRecorded(modules, shapes_of_all):
+        errors = _recorded(model, plan, together, inputs, labels, weights, reference)
+    _check_loss(together, labels)
+    _check_unmixed(outcomes, together.outcome, tolerance)
     wrong = [name for name in reference if name not in plan.whole_model and _differs(name, errors, scales, tolerance)]
     if wrong:
         plan.drop(wrong, "used in a way that its module's rule does not see")
@@ -115,30 +115,36 @@ def _one_by_one(
     return sums, scales, shapes, outcomes, squares[True] / total if total else 1.0
 
 
-def _together(
-    model: nn.Module, modules: dict[int, nn.Module], loss: Loss, inputs: Tensor, labels: Tensor
-) -> tuple[Shapes, tuple[Any, Tensor]]:
-    """The same samples in one batch; also refuses a loss in which one sample's output moves another's loss."""
-    shapes: Shapes = {}
-    with _ShapesRecorded(modules, shapes), torch.no_grad():
-        outputs = model(inputs)
-    if isinstance(outputs, Tensor) and outputs.is_floating_point():
-        leaf = outputs.detach().requires_grad_()
-        losses = loss(leaf, labels)
-        check_losses(losses, len(inputs))
-        if losses.requires_grad and len(inputs) > 1:
+class _Watched:
+    """A loss that tells what it was asked, and lets somebody know between the forward and the backward pass."""
+
+    def __init__(self, loss: Loss, between: Callable[[], None] = lambda: None) -> None:
+        self.loss, self._between = loss, between
+
+    def __call__(self, outputs: Any, labels: Tensor) -> Tensor:
+        self._between()
+        losses = self.loss(outputs, labels)
+        check_losses(losses, len(labels))
+        self.outcome = (outputs.detach() if isinstance(outputs, Tensor) else None, losses.detach())
+        return losses
+
+
+def _check_loss(together: _Watched, labels: Tensor) -> None:
+    """Refuses a loss in which one sample's output moves another's loss."""
+    outputs = together.outcome[0]
+    if outputs is None or not outputs.is_floating_point() or len(labels) == 1:
+        return
+    with torch.enable_grad():
+        leaf = outputs.requires_grad_()
+        losses = together.loss(leaf, labels)
+        if losses.requires_grad:
             (slope,) = torch.autograd.grad(losses[0], leaf)
-            if len(slope) == len(inputs) and bool(slope[1:].any()):
+            if len(slope) == len(labels) and bool(slope[1:].any()):
                 raise MixedSamplesError(
                     "the loss mixes samples: the first sample's loss changes with the second sample's output; "
                     "compute every sample's loss from its own output only"
                 )
-        outputs = outputs.detach()
-    else:
-        losses = loss(outputs, labels)
-        check_losses(losses, len(inputs))
-        outputs = None
-    return shapes, (outputs, losses.detach())
+    outputs.requires_grad_(False)
 
 
 def _check_unmixed(outcomes: list[tuple[Any, Tensor]], together: tuple[Any, Tensor], tolerance: float) -> None:
@@ -203,7 +209,7 @@ def _learn_arrangements(plan: Plan, ones: Shapes, alls: Shapes) -> None:
 def _recorded(
     model: nn.Module,
     plan: Plan,
-    loss: Loss,
+    loss: _Watched,
     inputs: Tensor,
     labels: Tensor,
     weights: list[float],
@@ -229,9 +235,12 @@ def _recorded(
                 costs = form.costs()
                 kept[0] = max(kept[0], costs.size + costs.kept)
                 if name in reference:  # compared at once: nothing as large as the model is kept
-                    rows = (form.narrow(index, index + 1).rows() * weight for index, weight in enumerate(weights))
-                    total = form.layout.unflatten(sum_rows(rows))[0]
-                    errors[name] = float(torch.linalg.vector_norm(total - reference[name]))
+                    first, *others = form.rows()
+                    total = first * weights[0]
+                    for row, weight in zip(others, weights[1:], strict=True):
+                        total.add_(row, alpha=weight)
+                    difference = form.layout.unflatten(total[None])[0].sub_(reference[name])
+                    errors[name] = float(torch.linalg.vector_norm(difference))
 
         tape = Tape(model, plan.stations, plan.blocks, plan.channels_last)
         try:

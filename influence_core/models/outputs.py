@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from influence_core.batches import samples_at_once
 from influence_core.gradients.contexts import plain_attention
 from influence_core.gradients.data import Batched
-from influence_core.models.private import private
+from influence_core.models.forward import Forward
 from influence_core.progress import tick
 
 
@@ -26,12 +26,11 @@ def model_outputs(model: nn.Module, data: Batched, ids: Sequence[int] | Tensor |
     Returns:
         [n, K], on the CPU.
     """
-    mine = private(model)
-    device = next(mine.parameters()).device
+    forward = Forward(model)
     chosen = torch.arange(len(data)) if ids is None else torch.as_tensor(ids, dtype=torch.long)
     found = []
     with plain_attention():
         for part in chosen.split(samples_at_once()):
             tick()
-            found.append(mine(data.batch(part)[0].to(device)).cpu())
+            found.append(forward(data.batch(part)[0]).cpu())
     return torch.cat(found)

@@ -29,6 +29,7 @@ from influence_core.gradients import (
     squared_norms,
     sweep,
 )
+from influence_core.models import model_outputs
 from tests.benchmarks.works import Data, Work, batches, losses
 
 Contender = Callable[[Work], Tensor | None]
@@ -313,6 +314,42 @@ def kronfluence_diagonal(work: Work) -> Tensor:
     return peer.load_self_scores("s")["all_modules"]
 
 
+# T5: evaluating an ensemble
+
+
+MEMBERS = 8
+
+
+class _Images:
+    """A pair of tensors as the package's datasets look."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data[0])
+
+    def batch(self, ids: Tensor) -> Data:
+        return self.data[0][ids], self.data[1][ids]
+
+
+def ours_evaluation(work: Work) -> Tensor:
+    """Outputs of the model and its members on all samples, as GEX takes them; every member has the same weights."""
+    for _ in range(MEMBERS + 1):
+        outputs = torch.cat([model_outputs(work.model, _Images(data)) for data in (work.train, work.queries)])
+    return outputs
+
+
+def inference_mode(work: Work) -> Tensor:
+    """The same passes as one would write them."""
+    with torch.inference_mode():
+        for _ in range(MEMBERS + 1):
+            outputs = torch.cat(
+                [work.model(x) for data in (work.train, work.queries) for x, _ in batches(data, work.batch)]
+            )
+    return outputs.clone()
+
+
 TASKS: dict[str, dict[str, Contender]] = {
     "T1 inner products": {
         "influence_core": ours_products,
@@ -343,5 +380,6 @@ TASKS: dict[str, dict[str, Contender]] = {
         "torch.func vmap": vmap_diagonal,
         "kronfluence diagonal": kronfluence_diagonal,
     },
+    "T5 GEX evaluation": {"influence_core": ours_evaluation, "inference mode": inference_mode},
 }
 """Task -> contender's name -> function. The first of each task is ours, and what the others are compared with."""

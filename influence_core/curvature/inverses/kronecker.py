@@ -13,6 +13,7 @@ from influence_core.curvature.inverses.base import InverseCurvature, Solved, che
 from influence_core.curvature.kfac import KFAC
 from influence_core.curvature.kronecker import Layer
 from influence_core.curvature.outputs import Draw
+from influence_core.curvature.rotation import Rotation, times
 from influence_core.curvature.vectors import Vectors
 from influence_core.gradients import Block, Data, SweepContext
 from influence_core.losses import Loss
@@ -135,9 +136,9 @@ class KroneckerInverse(InverseCurvature):
         for layer in self.layers:
             matrices = layer.matrices(vectors)
             q_s, q_a = (q.to(matrices) for q in self.rotations[layer.weight])
-            rotated = q_s.transpose(1, 2) @ matrices @ q_a
-            rotated = rotated * self.inverse[layer.weight].to(matrices)
-            found |= layer.vectors(q_s @ rotated @ q_a.transpose(1, 2))
+            rotated = q_s.transpose(1, 2) @ times(matrices, q_a)
+            rotated *= self.inverse[layer.weight].to(matrices)
+            found |= layer.vectors(times(q_s @ rotated, q_a.transpose(1, 2)))
         for name, inverse in self.diagonal.items():
             found[name] = vectors[name] * inverse.to(vectors[name])
         return Solved({name: found[name] for name in vectors})
@@ -179,23 +180,19 @@ class KroneckerNorms:
         def moved(tensor: Tensor) -> Tensor:
             return tensor.to(context.device, context.dtype)
 
-        self._layers: list[tuple[Layer, Tensor, Tensor, Tensor]] = []
+        self._layers: list[tuple[Rotation, Tensor]] = []
         for layer in self._inverse.layers:
             q_s, q_a = self._inverse.rotations[layer.weight]
-            self._layers.append((layer, moved(q_s), moved(q_a), moved(self._inverse.inverse[layer.weight])))
+            self._layers.append((Rotation(layer, moved(q_a), moved(q_s)), moved(self._inverse.inverse[layer.weight])))
         self._diagonal = {name: moved(values) for name, values in self._inverse.diagonal.items()}
 
     def squared_norms(self, block: Block) -> Tensor:
         """The block's share, ``[B]``."""
         total: Tensor | None = None
-        for layer, q_s, q_a, inverse in self._layers:
-            if not any(name in block for name in layer.names):
-                continue
-            parts = [
-                ((q_s.transpose(1, 2) @ matrices @ q_a).square_() * inverse).sum((1, 2, 3))
-                for _, matrices in layer.gradients(block)
-            ]
-            total = torch.cat(parts) if total is None else total + torch.cat(parts)
+        for rotation, inverse in self._layers:
+            part = rotation.weighted_squared_norms(block, inverse)
+            if part is not None:
+                total = part if total is None else total + part
         for name in set(block) & set(self._diagonal):
             part = block[name].weighted_squared_norms(self._diagonal[name])
             total = part if total is None else total + part

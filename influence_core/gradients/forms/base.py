@@ -90,6 +90,11 @@ class Form(ABC):
         """
         return None
 
+    def fast_factors(self) -> tuple[Tensor, Tensor, Layout] | None:
+        """The same with the inputs' entries in the order that is cheapest to make, and the matrix's order therefore."""
+        factors = self.factors()
+        return None if factors is None else (*factors, Layout.plain(self.layout.shape))
+
     def projected_factors(self, outputs: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor] | None:
         """The factors times matrices ``[k1, C]`` and ``[k2, K]``: ``([B, T, k1], [B, T, k2])``."""
         factors = self.factors()

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from influence_core.gradients.block import SampleGradients
+from influence_core.gradients.layout import Layout
 from influence_core.gradients.projections.base import Projection
 
-_FOLD_FLOATS = 2**18
-"""Rows are multiplied by signs and folded in pieces of about this many numbers, which stay in cache."""
+_AT_ONCE = 4096
+"""Numbers of a row that are folded by one operation."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class SketchProjection(Projection):
 
     Entry i goes, with a random sign, to bucket ``(i + shift) mod p``, where p is the largest prime up to k (the other
     buckets stay empty) and every parameter has its own shift. With a power of two instead of a prime, entries of one
-    channel would share a bucket.
+    channel would share a bucket. Entries are numbered with channels last, as convolutions' gradients are made.
 
     A weight with very many inputs is folded twice: each row's inputs to ``width`` buckets before the gradient is
     formed, which makes the matrix product that forms it as many times cheaper, and then all to k. ``width`` is at least
@@ -62,28 +63,25 @@ class SketchProjection(Projection):
     def add(self, gradients: SampleGradients, features: Tensor) -> None:
         """Form the gradients, folding inputs first where these are many; then sign and fold."""
         block = self._block(gradients, features)
+        order = _order(gradients.layout.shape)
         if block.input_signs is None:
             for some, rows in gradients.chunks():
-                plain = gradients.layout.unflatten(rows).reshape(len(rows), -1)
-                self._fold(plain, block, features[some])
+                self._fold(gradients.layout.convert(rows, order), block, features[some])
             return
-        factors = gradients.form.factors() if gradients.mask is None else None
-        if factors is not None:
-            outputs, inputs = factors
+        factors = gradients.form.fast_factors() if gradients.mask is None else None
+        if factors is not None and factors[2] == order:
+            outputs, inputs, _ = factors
             folded = _fold_last(inputs, block.input_signs)
             product = torch.bmm(outputs.transpose(1, 2), folded)
             self._fold(product.flatten(1), block, features)
             return
         for some, rows in gradients.chunks():
-            matrices = gradients.layout.unflatten(rows).reshape(len(rows), gradients.layout.shape[0], -1)
+            matrices = gradients.layout.convert(rows, order).reshape(len(rows), gradients.layout.shape[0], -1)
             self._fold(_fold_last(matrices, block.input_signs).flatten(1), block, features[some])
 
     def _fold(self, rows: Tensor, block: _Block, features: Tensor) -> None:
         """Add signed and folded rows ``[b, size]``."""
-        at_once = max(1, _FOLD_FLOATS // max(1, rows.shape[1]))
-        for begin in range(0, len(rows), at_once):
-            folded = _fold_last(rows[begin : begin + at_once], block.signs).roll(block.shift, dims=1)
-            features[begin : begin + at_once, : self.modulus] += folded
+        features[:, : self.modulus] += _fold_last(rows, block.signs).roll(block.shift, dims=1)
 
     def _block(self, gradients: SampleGradients, like: Tensor) -> _Block:
         name, shape = gradients.name, gradients.layout.shape
@@ -99,15 +97,22 @@ class SketchProjection(Projection):
         return self._kept[key]
 
 
+def _order(shape: tuple[int, ...]) -> Layout:
+    """The order in which entries are numbered: that of convolutions' patches, which have channels last."""
+    return Layout(shape, (0, *range(2, len(shape)), 1)) if len(shape) > 2 else Layout.plain(shape)
+
+
 def _fold_last(values: Tensor, signs: Tensor) -> Tensor:
     """``[..., size] -> [..., p]``: entries a multiple of p apart, signed and added up."""
-    whole = values.shape[-1] // signs.shape[1]
-    rest = values.shape[-1] - whole * signs.shape[1]
-    body = values[..., : whole * signs.shape[1]].unflatten(-1, (whole, signs.shape[1]))
-    folded = (body * signs[:whole]).sum(-2)
-    if rest:  # apart, so that nothing is copied for the sake of padding
-        folded[..., :rest] += values[..., -rest:] * signs[whole, :rest]
-    return folded
+    size, modulus = values.shape[-1], signs.shape[1]
+    wide = modulus * min(max(1, _AT_ONCE // modulus), len(signs))  # several folds side by side: longer runs
+    row = signs.flatten()
+    folded = values.new_zeros(*values.shape[:-1], wide)
+    for begin in range(0, size, wide):
+        piece = values[..., begin : begin + wide]
+        width = piece.shape[-1]
+        folded[..., :width].addcmul_(piece, row[begin : begin + width])
+    return folded.unflatten(-1, (-1, modulus)).sum(-2)
 
 
 def _as_buckets(signs: Tensor, modulus: int) -> Tensor:
