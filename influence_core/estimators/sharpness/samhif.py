@@ -124,7 +124,7 @@ class SAMHIF(AtTheAscent):
         if not self._moving().second_term:
             return products
         study, second = self.study_, self._moving().through_the_ascent(solved)
-        return products + inner_products(study.model, study.loss, study.train, second) / len(study.train)
+        return products.add_(inner_products(study.model, study.loss, study.train, second), alpha=1 / len(study.train))
 
     def _parameter_change(self, change: DataChange) -> Changed:
         at_ascent = self._taken_away(self.perturbed_, change)
