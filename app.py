@@ -13,9 +13,10 @@ from starlette.middleware import Middleware
 PAGES = Path(__file__).parent / "pages"
 sys.path.insert(0, str(PAGES))  # the pages and this server share one copy of what is loaded
 
-from parts import arguments, errors, guard, thumbnails  # noqa: E402
+from parts import arguments, errors, guard, thumbnails, work  # noqa: E402
 
 arguments.given()  # what is wrong with them is said now, not to the first visitor
+work.prepare()
 app = st.App(
     PAGES / "main.py",
     routes=[thumbnails.route()],

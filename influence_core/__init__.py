@@ -1,5 +1,9 @@
 """Training-data attribution for image classifiers: which training images did it, and what if they are fixed?"""
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from influence_core import (
     applications,
     curvature,
@@ -7,7 +11,6 @@ from influence_core import (
     demo,
     estimators,
     evaluation,
-    figures,
     gradients,
     losses,
     models,
@@ -19,6 +22,10 @@ from influence_core import (
 from influence_core.errors import InfluenceError, InvalidInput, NotFitted, NotSupported, StaleResult
 from influence_core.scores import Coverage, Scores
 from influence_core.study import Study
+from influence_core.threads import uninterrupted
+
+if TYPE_CHECKING:
+    from influence_core import figures
 
 __version__ = "0.1.0"
 
@@ -46,3 +53,17 @@ __all__ = [
     "testing",
     "training",
 ]
+
+_LATE = frozenset({"figures"})
+"""What is imported once it is used: Plotly takes a while, and much of the work needs no figure."""
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with uninterrupted():
+        return importlib.import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

@@ -22,6 +22,9 @@ from influence_core.trust import MEANING, Coverage, Scale, ScoreKind, caveats
 
 __all__ = ["MEANING", "Coverage", "Scale", "ScoreKind", "Scores"]
 
+CHECKED = 2**20
+"""Numbers that are looked at together for NaN and infinity."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -68,11 +71,11 @@ class Scores:
             raise InvalidInput(f"test_ids belong to influence scores and to no others; these are {self.kind} scores")
         if self.test_ids is not None and len(self.test_ids) != self.values.shape[1]:
             raise InvalidInput(f"{len(self.test_ids)} test ids for {self.values.shape[1]} columns")
-        if not bool(torch.isfinite(self.values).all()):
-            bad = (~torch.isfinite(self.values)).nonzero()[0].tolist()
+        bad = _not_finite(self.values)
+        if bad is not None:
             raise InvalidInput(
                 f"the {self.kind} score of training image {int(self.train_ids[bad[0]])} is "
-                f"{float(self.values[tuple(bad)])}: look for extreme inputs or weights, or raise the damping"
+                f"{float(self.values[bad])}: look for extreme inputs or weights, or raise the damping"
             )
 
     @property
@@ -315,6 +318,24 @@ def _extreme(column: Tensor, k: int, lowest: bool) -> Tensor:
         last = torch.topk(column, k, largest=not lowest).values[-1]
         places = (column <= last if lowest else column >= last).nonzero().flatten()
     return places[torch.sort(column[places], descending=not lowest, stable=True).indices[:k]]
+
+
+def _not_finite(values: Tensor) -> tuple[int, ...] | None:
+    """The place of the first NaN or infinity, looked for block by block: ``isfinite`` makes copies of what it is given.
+
+    Args:
+        values: [N] or [N, M].
+
+    Returns:
+        One number for each dimension; ``None`` where all are finite.
+    """
+    rows = max(1, CHECKED * len(values) // max(1, values.numel()))
+    for begin in range(0, len(values), rows):
+        finite = torch.isfinite(values[begin : begin + rows])
+        if not bool(finite.all()):
+            row, *rest = (~finite).nonzero()[0].tolist()
+            return begin + row, *rest
+    return None
 
 
 def _some(ids: Tensor, most: int = 8) -> str:

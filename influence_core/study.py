@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from influence_core import study_file
 from influence_core.data import LabelledDataset, check_labels, wrap
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.gradients import check_model
@@ -30,8 +29,9 @@ from influence_core.models import (
     private,
     structure_of,
 )
+from influence_core.study_checks import SPLITS as SPLITS  # what others take from here
 from influence_core.study_checks import check_kinds, check_loss, count_classes, freeze, own_copy
-from influence_core.study_file import SPLITS as SPLITS  # what others take from here
+from influence_core.threads import uninterrupted
 from influence_core.training import Checkpoint, Trajectory
 
 _ABSENT = object()
@@ -299,6 +299,9 @@ class Study:
             InvalidInput: if the disk is full, the folder cannot be written or a name cannot be encoded.
             NotSupported: if the model or the loss has parts that cannot be identified, or state that is no tensor.
         """
+        with uninterrupted():
+            from influence_core import study_file
+
         check_identified(self.unidentified, f"the study {self.name!r}")
         weights = self.model.state_dict()
         for name, value in weights.items():
@@ -336,6 +339,9 @@ class Study:
         Raises:
             InvalidInput: in one sentence: the key, file, shape or label that is wrong, and what was expected.
         """
+        with uninterrupted():
+            from influence_core import study_file
+
         found = study_file.read(path)
         file = study_file.toml_path(path)
         if loss is None:

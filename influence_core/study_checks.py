@@ -16,6 +16,9 @@ from influence_core.losses import Loss
 from influence_core.models import private
 from influence_core.training import Trajectory
 
+SPLITS = ("train", "validation", "test")
+"""The datasets of a study."""
+
 
 def own_copy(model: nn.Module) -> nn.Module:
     """A copy whose weights are its own too.

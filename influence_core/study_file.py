@@ -28,11 +28,11 @@ from influence_core.data import LabelledDataset, image_folder, parquet_images
 from influence_core.errors import InvalidInput
 from influence_core.files import alone_in, check_encodable, keep, sha256_of, temporary, write_whole, writing
 from influence_core.models import Architecture, load_tensors, read_facts, write_tensors
+from influence_core.study_checks import SPLITS as SPLITS  # of a file as of a study
 from influence_core.study_schema import CUSTOM, FolderData, ParquetData, StudyFile, TensorData, checksum_of, parse
 from influence_core.training import Checkpoint, Recipe, Trajectory
 
 FILE_NAME = "study.toml"
-SPLITS = ("train", "validation", "test")
 _PART = "(model|train|validation|test|trajectory)"
 _OURS = re.compile(rf"{_PART}-[0-9a-f]{{12}}\.safetensors|({_PART}|.+\.toml)\.[0-9a-f]{{12}}\.tmp", re.DOTALL)
 _PLAIN = re.compile(rf"{_PART}\.safetensors")

@@ -26,7 +26,7 @@ with st.sidebar:
     frame.links()
 try:
     asked = st.query_params.get("run", "")
-    if st.session_state.get("shown") != asked:
+    if st.session_state.get("shown", asked) != asked:
         body.empty()  # nothing of another study stays in sight while this one is opened
         time.sleep(
             0.15

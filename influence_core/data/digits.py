@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
 from influence_core.data.dataset import LabelledDataset
 from influence_core.data.noise import symmetric_noise
+from influence_core.threads import uninterrupted
 
 TRAIN, VALIDATION = 1000, 300
 """Sizes of the training and validation sets; the other 497 scans are the test set."""
@@ -34,6 +34,9 @@ def digits(noise: float = 0.1, seed: int = 0) -> Splits:
     Returns:
         Train (1000), clean validation (300) and test (497), inputs float32 [1, 8, 8] in 0..1.
     """
+    with uninterrupted():
+        from sklearn.datasets import load_digits
+
     scans = load_digits()
     grey = np.asarray(scans.images, dtype=np.float32) / 16.0
     inputs = torch.from_numpy(grey)[:, None]

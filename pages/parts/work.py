@@ -135,6 +135,15 @@ _answering = 0  # answers waiting or under way
 _ending = threading.Event()
 
 
+def prepare() -> None:
+    """Let torch import what its first gradient needs, a second's work, while the first browser fetches the page."""
+    sample = torch.zeros(1, 1), torch.zeros(1, dtype=torch.long)
+    first = threading.Thread(
+        target=ic.gradients.squared_norms, args=(torch.nn.Linear(1, 2).eval(), ic.losses.cross_entropy, sample)
+    )
+    first.start()  # no daemon: Python waits for the end of an import
+
+
 def ask(key: Hashable, work: Callable[[], Any], what: str, seconds: float | None = 0.0, fills_in: bool = False) -> Task:
     """Start work, or find it under way or done; never waits.
 

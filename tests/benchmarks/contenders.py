@@ -10,7 +10,7 @@ import contextlib
 import copy
 import io
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ from tests.benchmarks.works import Data, Work, batches, losses
 
 Contender = Callable[[Work], Tensor | None]
 DAMPING = 1e-3
+NAIVE = "naive loop"
+"""One sample at a time: too slow for a whole work, so that it is timed on cuts of it."""
 
 
 def plain(work: Work) -> None:
@@ -43,6 +45,14 @@ def plain(work: Work) -> None:
             for parameter in work.model.parameters():
                 parameter.grad = None
             F.cross_entropy(work.model(x), y).backward()
+
+
+def _one_by_one(work: Work, data: Data) -> Iterator[Tensor]:
+    """The gradient ``[P]`` of each sample by a backward pass of its own."""
+    parameters = list(work.model.parameters())
+    for i in range(len(data[0])):
+        loss = F.cross_entropy(work.model(data[0][i : i + 1]), data[1][i : i + 1])
+        yield torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
 
 
 # T1: inner products
@@ -85,6 +95,11 @@ def _vmap_gradients(work: Work, data: Data):  # type: ignore[no-untyped-def]
     for x, y in batches(data, work.batch):
         gradients = mapped(parameters, x, y)
         yield torch.cat([g.flatten(1) for g in gradients.values()], dim=1)
+
+
+def naive_products(work: Work) -> Tensor:
+    queries = torch.stack(list(_one_by_one(work, work.queries)))
+    return torch.stack([queries @ gradient for gradient in _one_by_one(work, work.train)])
 
 
 def vmap_products(work: Work) -> Tensor:
@@ -270,6 +285,10 @@ def ours_norms(work: Work) -> Tensor:
     return squared_norms(work.model, losses, work.train, batch_size=work.batch)
 
 
+def naive_norms(work: Work) -> Tensor:
+    return torch.stack([gradient.square().sum() for gradient in _one_by_one(work, work.train)])
+
+
 def vmap_norms(work: Work) -> Tensor:
     return torch.cat([rows.square().sum(1) for rows in _vmap_gradients(work, work.train)])
 
@@ -354,6 +373,7 @@ TASKS: dict[str, dict[str, Contender]] = {
     "T1 inner products": {
         "influence_core": ours_products,
         "  + norms + sketch": ours_three_at_once,
+        NAIVE: naive_products,
         "torch.func vmap": vmap_products,
         "captum TracInCP": captum_products,
         "kronfluence identity": kronfluence_products,
@@ -372,6 +392,7 @@ TASKS: dict[str, dict[str, Contender]] = {
     },
     "T4 squared norms": {
         "influence_core": ours_norms,
+        NAIVE: naive_norms,
         "torch.func vmap": vmap_norms,
         "captum TracInCP": captum_norms,
     },

@@ -12,8 +12,9 @@ of training images N, so the others' scores are divided by it too, unless they h
 sum over images, and the learning rates of TracIn are its scale. All have the same sign, positive for helpful.
 
 ``difference`` is the norm of the difference over the norm of ours, ``correlation`` is Pearson's over all pairs.
-``seconds`` are those of the processor, from the trained model to the scores, and ``peak MiB`` is the memory above that
-at the start.
+``CPU s`` are seconds of the processor from the trained model to the scores, ``s`` those of the clock; ``x plain`` and
+``x ours`` are processor seconds over those of plain forward and backward passes over all images, and over ours. ``peak
+MiB`` is the memory above that at the start. What disagrees without a known reason is told so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,9 +35,12 @@ from torch.utils.data import TensorDataset
 
 import influence_core as ic
 from tests.benchmarks import peer_workers
-from tests.benchmarks.peer_workers import CALLS, Call, network
+from tests.benchmarks.peer_workers import CALLS, PLAIN, Call, network
 
 ROOT = Path(__file__).parents[2]
+DISAGREES = "DISAGREES"
+AGREEMENT = 1e-6
+"""Difference beyond which a call disagrees, unless it is known why."""
 
 
 def make_problem(tests: int, damping: float) -> dict[str, Any]:
@@ -77,19 +83,94 @@ def run(name: str, call: Call, python: str, folder: Path, repeats: int) -> dict[
     return found
 
 
-def row(call: Call, found: dict[str, Any], base: dict[str, Any] | None, size: int) -> str:
-    """A line of the table."""
-    memory = "?" if found["memory"] < 0 else f"{found['memory']:.0f}"
-    name = f"{call.package} {found['version']}"
+@dataclass(frozen=True)
+class Row:
+    """What a call found.
+
+    Attributes:
+        call: the call.
+        found: scores, seconds, memory and version; ``None`` where there is nothing.
+        plain: processor seconds over those of plain passes.
+        ours: and over ours; ``None`` for ours.
+        difference: norm of the difference over the norm of ours, likewise.
+        correlation: Pearson's, likewise.
+        note: why there is nothing, or what is special.
+    """
+
+    call: Call
+    found: dict[str, Any] | None = None
+    plain: float | None = None
+    ours: float | None = None
+    difference: float | None = None
+    correlation: float | None = None
+    note: str = ""
+
+    def cells(self) -> list[str]:
+        """A line of the table; what disagrees has no times."""
+        if self.found is None:
+            return [self.call.package, self.call.what, *[""] * 7, self.note]
+        name = f"{self.call.package} {self.found['version']}"
+        compared = [number(self.difference, ".1e"), number(self.correlation, ".6f")]
+        if self.note == DISAGREES:
+            return [name, self.call.what, *compared, *[""] * 5, self.note]
+        times = [f"{self.found['seconds']:.3f}", f"{self.found['wall']:.3f}", number(self.plain, ".1f")]
+        return [name, self.call.what, *compared, *times, number(self.ours, ".2f"), self.memory(), self.note]
+
+    def memory(self) -> str:
+        """MiB, or a question mark."""
+        return "?" if self.found is None or self.found["memory"] < 0 else f"{self.found['memory']:.0f}"
+
+
+def number(value: float | None, form: str) -> str:
+    """A number, or nothing."""
+    return "" if value is None else format(value, form)
+
+
+def compared(call: Call, found: dict[str, Any], plain: float | None, base: dict[str, Any] | None, size: int) -> Row:
+    """A row, beside that of ours where there is one."""
+    ratio = None if plain is None else found["seconds"] / plain
     if base is None:
-        return f"| {name} | {call.what} | | | {found['seconds']:.2f} | 1 | {memory} | |"
+        return Row(call, found, ratio)
     scores, reference = found["scores"] * call.scale(size), base["scores"]
     difference = float((scores - reference).norm() / reference.norm())
-    note = call.note or ("" if bool(scores.isfinite().all()) else "not finite")
-    return (
-        f"| {name} | {call.what} | {difference:.1e} | {correlation(scores, reference):.6f} | "
-        f"{found['seconds']:.2f} | {found['seconds'] / base['seconds']:.1f} | {memory} | {note} |"
-    )
+    note = call.note or ("" if difference <= AGREEMENT else DISAGREES)  # NaN too
+    return Row(call, found, ratio, found["seconds"] / base["seconds"], difference, correlation(scores, reference), note)
+
+
+def rows(
+    calls: Iterable[str], tests: int, damping: float, repeats: int, pythons: Mapping[str, str] | None = None
+) -> Iterator[Row]:
+    """Run calls in processes of their own, one after the other, each after that of ours which it is compared with.
+
+    Args:
+        calls: keys of ``CALLS``.
+        tests: how many test images.
+        damping: added to the Hessian of the mean loss.
+        repeats: timed runs after the first.
+        pythons: package -> interpreter; this one where there is none.
+
+    Yields:
+        A row for each.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        problem = make_problem(tests, damping)
+        torch.save(problem, folder / "problem.pt")
+        size = len(problem["train"][0])
+        own: dict[str, dict[str, Any]] = {}
+        for key in calls:
+            call = CALLS[key]
+            found = run(key, call, (pythons or {}).get(call.package, sys.executable), folder, repeats)
+            if isinstance(found, str):
+                yield Row(call, note=found)
+                continue
+            if not call.against:
+                own[key] = found
+            elif call.against not in own:
+                yield Row(call, note="nothing of ours to compare with")
+                continue
+            plain = own[PLAIN]["seconds"] if PLAIN in own else None
+            yield compared(call, found, plain, own.get(call.against), size)
 
 
 def correlation(left: Tensor, right: Tensor) -> float:
@@ -108,32 +189,16 @@ def main(
     chosen = dict(pair.split("=", 1) for pair in python or [])
     chosen["influence_core"] = chosen.get("ours", sys.executable)
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        problem = make_problem(tests, damping)
-        torch.save(problem, folder / "problem.pt")
-        size = len(problem["train"][0])
-        parameters = sum(p.numel() for p in network().parameters())
-        typer.echo(
-            f"Digits: {size} training and {tests} test images, {parameters} parameters, float64, one thread, "
-            f"damping {damping:g}\n"
-        )
-        typer.echo("| package | method | difference | correlation | seconds | time / ours | peak MiB | remark |")
-        typer.echo("|---|---|---|---|---|---|---|---|")
-        own: dict[str, dict[str, Any]] = {}
-        for key, call in CALLS.items():
-            if only and call.against and call.package not in only:
-                continue
-            found = run(key, call, chosen.get(call.package, sys.executable), folder, repeats)
-            if isinstance(found, str):
-                typer.echo(f"| {call.package} | {call.what} | | | | | | {found} |")
-                continue
-            if not call.against:
-                own[key] = found
-            elif call.against not in own:
-                typer.echo(f"| {call.package} | {call.what} | | | | | | nothing of ours to compare with |")
-                continue
-            typer.echo(row(call, found, own.get(call.against), size))
+    size, parameters = len(ic.demo.digits().train), sum(p.numel() for p in network().parameters())
+    typer.echo(
+        f"Digits: {size} training and {tests} test images, {parameters} parameters, float64, one thread, "
+        f"damping {damping:g}\n"
+    )
+    heads = "package | method | difference | correlation | CPU s | s | x plain | x ours | peak MiB | remark"
+    typer.echo(f"| {heads} |\n|{'---|' * len(heads.split('|'))}")
+    keys = [key for key, call in CALLS.items() if not only or not call.against or call.package in only]
+    for found in rows(keys, tests, damping, repeats, chosen):
+        typer.echo(f"| {' | '.join(found.cells())} |")
 
 
 if __name__ == "__main__":

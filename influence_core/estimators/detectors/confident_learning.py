@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from influence_core.errors import InvalidInput, NotSupported
@@ -15,7 +14,7 @@ from influence_core.estimators.detectors.from_scratch import FromScratch
 from influence_core.estimators.work import Work
 from influence_core.models import model_outputs
 from influence_core.study import Study
-from influence_core.threads import FairLock, ignored_while_needed
+from influence_core.threads import FairLock, ignored_while_needed, uninterrupted
 
 _rare_classes = ignored_while_needed(module="cleanlab|sklearn")
 """Warnings of classes with fewer images than folds, and of rare ones; the count says what was found."""
@@ -89,6 +88,9 @@ class ConfidentLearning(FromScratch):
                 f"method={self.method!r} comes from cleanlab, which is not installed: pip install "
                 "'influence-core[cleanlab]'. method='self_confidence' does without"
             )
+        with uninterrupted():
+            from sklearn.model_selection import StratifiedKFold
+
         labels = study.train.labels
         largest = int(labels.bincount().max())
         if largest < self.folds:

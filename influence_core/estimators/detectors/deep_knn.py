@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from influence_core.batches import id_batches
@@ -17,6 +16,7 @@ from influence_core.estimators.work import Work
 from influence_core.models import final_linear, layer_inputs, model_outputs
 from influence_core.progress import track
 from influence_core.study import Study
+from influence_core.threads import uninterrupted
 from influence_core.training import Checkpoint
 
 NEIGHBOUR_FACTOR = 50
@@ -110,6 +110,9 @@ class DeepKNN(Estimator):
 
     def _votes(self, features: Tensor, labels: Tensor, classes: int) -> Tensor:
         """Share of each label among the neighbours, float64 [N, K]."""
+        with uninterrupted():
+            from sklearn.neighbors import NearestNeighbors
+
         rows = features.flatten(1).cpu().double().numpy()
         search = NearestNeighbors(n_neighbors=self.k_ + 1).fit(rows)
         found = []

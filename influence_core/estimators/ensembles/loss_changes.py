@@ -76,7 +76,7 @@ class LossChanges(Estimator):
         return self._self_influence()
 
     def _products(self, changes: Tensor) -> Tensor:
-        return self.changes_["train"] @ changes.T / changes.shape[1]
+        return (self.changes_["train"] @ changes.T).div_(changes.shape[1])
 
 
 def reduced(losses: Tensor, split: str) -> Tensor:

@@ -144,11 +144,11 @@ class VM(ValidationMinimum):
         if self.pairwise == "first_order":
             return first
         if self.hessian == "outer":
-            return Answer(first.values + 0.5 * self.epsilon * first.values.square(), first.facts)
+            return Answer(first.values.addcmul_(first.values, first.values, value=0.5 * self.epsilon), first.facts)
         study = self.study_
         products = _SquareProducts({name: query.square() for name, query in queries.vectors.items()})
         sweep(self.model_, study.loss, study.train, [products])
-        return Answer(first.values + 0.5 * self.epsilon * products.values, first.facts)
+        return Answer(first.values.add_(products.values, alpha=0.5 * self.epsilon), first.facts)
 
     def _norms(self) -> InverseCurvature | Probes:
         return self.inverse_ if self.probes_ is None else self.probes_

@@ -16,20 +16,22 @@ def cosines(products: Tensor, train_squares: Tensor, test_squares: Tensor) -> Te
     """Inner products over the norms of both sides.
 
     Args:
-        products: [N, M].
+        products: [N, M]; they are divided in place.
         train_squares: squared norms of the training side, [N].
         test_squares: squared norms of the test side, [M].
 
     Returns:
-        Cosines [N, M], 0 where a side is zero.
+        The same tensor: cosines [N, M], 0 where a side is zero.
 
     Example:
         >>> import torch
         >>> cosines(torch.tensor([[2.0, 0.0]]), torch.tensor([4.0]), torch.tensor([1.0, 0.0]))
         tensor([[1., 0.]])
     """
-    lengths = train_squares.clamp_min(0).sqrt()[:, None] * test_squares.clamp_min(0).sqrt()[None, :]
-    return torch.where(lengths > 0, products / torch.where(lengths > 0, lengths, 1.0), 0.0)
+    for squares in (train_squares[:, None], test_squares[None, :]):
+        lengths = squares.clamp_min(0).sqrt()
+        products.div_(torch.where(lengths > 0, lengths, 1.0)).masked_fill_(~(lengths > 0), 0.0)
+    return products
 
 
 def unit_rows(features: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from influence_core.estimators.base import Estimator
@@ -88,10 +87,14 @@ class TracIn(Estimator):
         return self._self_influence()
 
     def _total(self, of: Callable[[nn.Module], Tensor], what: str) -> Tensor:
-        parts = []
+        """The weighted sum over checkpoints, of which one is held beside the sum."""
+        total: Tensor | None = None
         for weight, checkpoint in track(list(zip(self.weights_, self.checkpoints_, strict=True)), what):
-            parts.append(weight * of(self.study_.at(checkpoint)))
-        return torch.stack(parts).sum(0)
+            part = of(self.study_.at(checkpoint))
+            total = part.mul_(weight) if total is None else total.add_(part, alpha=weight)
+            del part  # or it would be there beside the next
+        assert total is not None
+        return total
 
     def _fit_work(self, study: Study) -> Work:
         return Work()

@@ -81,8 +81,10 @@ class TracInRP(Estimator):
 
     def _influence(self, test_ids: Tensor) -> Tensor:
         queries = self._features(self.study_, self.study_.test.subset(test_ids))
-        weights = self.features_.new_tensor(self.weights_)
-        return torch.einsum("c,cnk,cmk->nm", weights, self.features_, queries)
+        total = self.features_.new_zeros(self.features_.shape[1], queries.shape[1])
+        for weight, features, asked in zip(self.weights_, self.features_, queries, strict=True):
+            total.addmm_(features, asked.T, alpha=weight)
+        return total
 
     def _self_influence(self) -> Tensor:
         refuse_cosine(self, "self_influence")

@@ -126,15 +126,11 @@ class TRAK(Estimator):
 
     def _influence(self, test_ids: Tensor) -> Tensor:
         chosen = self.study_.test.subset(test_ids)
-        products = torch.stack(
-            [
-                features @ self._features(model, chosen)[0].T
-                for features, model in zip(
-                    self.features_, self._models(self.study_, "features of the test images"), strict=True
-                )
-            ]
-        )
-        return self.doubts_[:, None] * products.mean(0)
+        models = self._models(self.study_, "features of the test images")
+        total = self.features_.new_zeros(self.features_.shape[1], len(chosen))
+        for features, model in zip(self.features_, models, strict=True):
+            total.addmm_(features, self._features(model, chosen)[0].T)
+        return total.mul_(self.doubts_[:, None] / len(self.features_))
 
     def _self_influence(self) -> Tensor:
         return self.doubts_ * self.leverages_

@@ -93,7 +93,7 @@ class Arnoldi(InfluenceFunction):
     def _influence(self, test_ids: Tensor) -> Answer:
         study = self.study_
         queries = inner_products(study.model, study.loss, study.test.subset(test_ids), self.inverse_.basis)
-        return Answer((self.features_ * self._divided()) @ queries.T)
+        return Answer(self.features_ @ queries.mul_(self._divided()).T)
 
     def _self_influence(self) -> Tensor:
         return self.features_.square() @ self._divided()

@@ -128,7 +128,7 @@ class InfluenceFunction(Estimator):
     def _products(self, solved: Mapping[str, Tensor]) -> Tensor:
         """Inner products of all training gradients with solved queries, over N: ``[N, M]``."""
         products = inner_products(self._train_model(), self.study_.loss, self._samples("train"), solved)
-        return products / len(self.study_.train)
+        return products.div_(len(self.study_.train))
 
     def _solved(self, split: str, ids: Tensor, what: str) -> Solved:
         parts = [solved for _, solved in self._blocks(split, ids, what)]

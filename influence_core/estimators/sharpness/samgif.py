@@ -168,14 +168,12 @@ class SAMGIF(Estimator):
         total: Tensor | None = None
         for weight, model, rho in self._models():
             found = queries if queries is not None else gradients(model)
-            parts = [
-                (ids, weight * inner_products(at, study.loss, study.train.subset(ids), found))
-                for ids, at in self._perturbed(model, rho, torch.arange(len(study.train)))
-            ]
-            if total is None:
-                total = parts[0][1].new_zeros(len(study.train), parts[0][1].shape[1])
-            for ids, products in parts:
-                total[ids] += products
+            for ids, at in self._perturbed(model, rho, torch.arange(len(study.train))):
+                products = inner_products(at, study.loss, study.train.subset(ids), found)
+                if total is None:
+                    total = products.new_zeros(len(study.train), products.shape[1])
+                total.index_add_(0, ids.to(total.device), products, alpha=weight)
+                del products  # or it would be there beside the next
         assert total is not None
         return total
 
