@@ -19,7 +19,7 @@ from influence_core.progress import tick
 DAMPINGS = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 """What is tried, as multiples of the mean diagonal of the curvature, until a step fails."""
 
-TRUSTED = 0.75
+TRUSTED = 2 / 3
 """Of the decrease that is predicted, what a step must reach."""
 
 TOLERANCE = 1e-3
@@ -53,7 +53,7 @@ def trusted_damping(
     keep out of them. As Levenberg and Marquardt do (1944, 1963; Nocedal and Wright 2006, section 4.1), the step
     :math:`p = -(H + (\lambda+\delta) I)^{-1} (\nabla L + \lambda w)` is therefore put to the test,
 
-    .. math:: \frac{F(w + p) - F(w)}{p^\top(\nabla L + \lambda w) + \frac12 p^\top (H + \lambda I) p} \ge \tfrac34,
+    .. math:: \frac{F(w + p) - F(w)}{p^\top(\nabla L + \lambda w) + \frac12 p^\top (H + \lambda I) p} \ge \tfrac23,
 
     with :math:`F = L + \frac\lambda2\lVert w\rVert^2`, from much damping to little, until it fails. Nothing is
     retrained, and no data but the training set are looked at.

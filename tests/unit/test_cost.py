@@ -168,7 +168,8 @@ def test_stated_passes_are_those_that_are_made(name: str, some: dict[str, Any]) 
     share = 1 + VECTOR_SHARE if solves else 1
     stated = sum(part.forward + part.backward + part.plain / share for part in work)
     tried = 20 * sum(part.sweeps for part in work)  # each sweep tries a few samples first
-    assert 0.75 * stated <= Counted.seen <= 1.3 * stated + tried + 20
+    least = 0.5 if solves else 0.75  # the Jacobians of all outputs take one forward pass for their backward passes
+    assert least * stated <= Counted.seen <= 1.3 * stated + tried + 20
 
 
 def test_the_expected_cost_of_a_study(demo: ic.Study) -> None:

@@ -139,4 +139,4 @@ def _approximation(product: Product, drawn: Tensor) -> tuple[Tensor, Tensor]:
         added *= 10
     root = torch.linalg.solve_triangular(factor.to(moved), moved, upper=False)
     _, singular, basis = torch.linalg.svd(root, full_matrices=False)
-    return basis, (singular.square() - added).clamp_min(0)
+    return basis.contiguous(), (singular.square() - added).clamp_min(0)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from influence_core.curvature.inverses import InverseCurvature, InverseSpec, check_count, check_preconditioner
 from influence_core.estimators.influence_functions.iterative import Iterative
-from influence_core.estimators.work import Work, diagonal_measured, multiplied
+from influence_core.estimators.work import Work, multiplied
 from influence_core.study import Study
 
 POWER_STEPS = 20
@@ -71,8 +71,11 @@ class LiSSA(Iterative):
             preconditioner=self.preconditioner,
         )
 
-    def _fit_work(self, study: Study) -> Work:
-        return diagonal_measured(study) + multiplied(study, POWER_STEPS, kept=self.curvature == "ggn")
+    def _fit_work(self, study: Study) -> Work | None:
+        before = super()._fit_work(study)
+        if before is None or self.preconditioner is not None:
+            return None
+        return before + multiplied(study, POWER_STEPS, kept=self.curvature == "ggn")
 
     def _solve_work(self, study: Study, vectors: int) -> Work:
         return multiplied(study, self.steps, vectors, kept=self.curvature == "ggn")

@@ -20,7 +20,7 @@ from influence_core.curvature.inverses import (
     check_solve,
     spec,
 )
-from influence_core.curvature.inverses.nystrom import RANK
+from influence_core.curvature.inverses.nystrom import RANK, NystromInverse
 from influence_core.curvature.inverses.streamed import Streamed
 from influence_core.curvature.operators import Operator, operator
 from influence_core.curvature.trusted_damping import trusted_damping
@@ -91,7 +91,11 @@ class Solving(InfluenceFunction):
         else:
             if isinstance(held, Streamed):
                 matrix: Operator = held.operator()
-                trusted = trusted_damping(matrix, held.damping, lambda d: held.damped(d).preconditioned(matrix.shapes))
+                short = isinstance(
+                    getattr(held, "preconditioner", None), NystromInverse
+                )  # the others make none shorter
+                prior = (lambda d: held.damped(d).preconditioned(matrix.shapes)) if short else None
+                trusted = trusted_damping(matrix, held.damping, prior)
             else:
                 trusted = trusted_damping(self._matrix(study).kept(), held.damping)
             self.damping_ = trusted.damping
