@@ -2,7 +2,9 @@
 
 Work that runs in threads joins a ``Meeting``. A sweep then waits until all the others that joined come to one too, or
 have ended; those that pass over the same samples with the same model and loss become one pass with the consumers of
-all. Nothing else changes: a consumer sees what it would have seen alone.
+all. Where they differ, those over few samples or with labels drawn anew go first: whoever makes them will come to the
+gradients of the training set next, where the others still wait. Nothing else changes: a consumer sees what it would
+have seen alone.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from influence_core.gradients.block import Block, Consumer, SweepContext
 from influence_core.progress import listen, tick, track
 
 PATIENCE = 10.0
-"""Seconds that a sweep waits for the others before it goes alone."""
+"""Seconds that a sweep waits for others that make no sweep before it goes alone."""
 
 GRACE = 0.5
 """Seconds that it waits for work that is expected but has not joined yet."""
@@ -38,11 +40,13 @@ class Request:
 
     Attributes:
         key: equal for sweeps that can be one.
+        rank: what others may want as well comes later.
         consumers: of it.
         run: makes the sweep with some consumers, and gives its report.
     """
 
     key: Any
+    rank: tuple[bool, int]
     consumers: Sequence[Consumer]
     run: Callable[[Sequence[Consumer]], Any]
     group: _Group | None = None
@@ -58,7 +62,8 @@ class Meeting:
     def __init__(self, expected: int = 0) -> None:
         self._changed = threading.Condition()
         self._expected, self._begun = expected, time.monotonic()
-        self._came = self._present = 0
+        self._came = self._present = self._running = 0
+        self._moved = self._begun
         self._waiting: list[Request] = []
 
     @contextmanager
@@ -95,25 +100,34 @@ class Meeting:
             self._changed.notify_all()
             try:
                 while request.group is None:
-                    if self._all_here() or time.monotonic() - begun > PATIENCE:
+                    idle = 0.0 if self._running else time.monotonic() - max(begun, self._moved)
+                    if self._all_here() or idle > PATIENCE:
                         self._part(request)
-                        break
-                    self._changed.wait(_LOOK)
+                    else:
+                        self._changed.wait(_LOOK)
                     tick()  # which raises where the work is to be stopped
             except BaseException:
                 if request in self._waiting:
                     self._waiting.remove(request)
                 raise
-        assert request.group is not None
-        return request.run(request.consumers) if request.group.alone else request.group.wait_for(request)
+            self._running += 1
+        try:
+            return request.run(request.consumers) if request.group.alone else request.group.wait_for(request)
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._moved = time.monotonic()
+                self._changed.notify_all()
 
     def _all_here(self) -> bool:
         late = self._came < self._expected and time.monotonic() - self._begun < GRACE
         return not late and len(self._waiting) >= self._present
 
     def _part(self, mine: Request) -> None:
-        """Everybody who waits goes on, in groups of equal keys; or, once patience ends, the own group alone."""
-        chosen = self._waiting if self._all_here() else [r for r in self._waiting if r.key == mine.key]
+        """Those of the lowest rank go on, in groups of equal keys; or, once patience ends, the own group alone."""
+        lowest = min(r.rank for r in self._waiting)
+        here = self._all_here()
+        chosen = [r for r in self._waiting if (r.rank == lowest if here else r.key == mine.key)]
         groups: dict[Any, _Group] = {}
         for request in chosen:
             groups.setdefault(request.key, _Group()).requests.append(request)

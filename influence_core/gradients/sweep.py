@@ -101,7 +101,9 @@ def sweep(
     if others is None:
         return run(consumers)
     key = _key(model, loss, data, parameters, batch_size, labels)
-    report: SweepReport = others.sweep(Request(key, consumers, run))
+    first = next(model.parameters())
+    rank = (labels is None, len(Samples(data, None, first.device, first.dtype)))
+    report: SweepReport = others.sweep(Request(key, rank, consumers, run))
     return report
 
 

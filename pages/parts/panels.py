@@ -118,7 +118,7 @@ def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key:
         The scores that are there already, in the order of ``names``.
     """
     study, many = choice.study, len(names) > 1
-    questions = [results.ask(choice, name, "influence", test_id) for name in names]
+    questions = results.ask_all(choice, names, test_id)
     work.wait([q.task for q in questions if q.task is not None])
     there = [q.answer for q in questions if q.answer is not None]
     found = None

@@ -1,5 +1,7 @@
 """What the pages ask of the library, as work in the background; computed once for all tabs."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +10,7 @@ import streamlit as st
 import torch
 
 import influence_core as ic
+from influence_core.gradients import Meeting
 from parts import work
 from parts.frame import Choice
 
@@ -46,15 +49,48 @@ class Question:
         """The result, or ``None`` while there is none."""
         return self.task.value if self.task is not None and self.task.state == "done" else None
 
-    def start(self, fills_in: bool = False) -> work.Task | None:
-        """Begin, whatever it costs."""
+    def start(self, fills_in: bool = False, meeting: Meeting | None = None) -> work.Task | None:
+        """Begin, whatever it costs; in a meeting, passes are shared with the others there."""
         work.begin_again(_keys(self.study, self.name, self.what, self.test)[0])
         if self.what == "relabel":
             return None  # it begins when the page asks, which it does next
-        return _start(self.study, self.name, self.what, self.test, self.expected, fills_in)
+        return _start(self.study, self.name, self.what, self.test, self.expected, fills_in, meeting)
 
 
-def ask(choice: Choice, name: str, what: str, test: int | None = None, fills_in: bool = False) -> Question:
+def ask_all(choice: Choice, names: Sequence[str], test: int) -> list[Question]:
+    """Ask several estimators for the influence on a test image; the passes that they share are made once.
+
+    Those that solve or train for long stay out of it: the others would wait for them.
+
+    Args:
+        choice: the study, and which estimators a person chose.
+        names: of the estimators.
+        test: id of the test image.
+
+    Returns:
+        The questions, in order.
+    """
+    quick = [name for name in names if _only_passes(choice.study, name)]
+    meeting = Meeting(min(len(quick), work.WORKERS)) if len(quick) > 1 else None
+    return [ask(choice, name, "influence", test, meeting=meeting if name in quick else None) for name in names]
+
+
+def _only_passes(study: ic.Study, name: str) -> bool:
+    estimator = ic.estimators.get(name)
+    if estimator.solves_each_query or estimator.missing(study, "influence"):
+        return False
+    stated = estimator.work(study, "influence")
+    return stated is not None and not any(part.plain for part in stated)
+
+
+def ask(
+    choice: Choice,
+    name: str,
+    what: str,
+    test: int | None = None,
+    fills_in: bool = False,
+    meeting: Meeting | None = None,
+) -> Question:
     """Ask an estimator with its default settings; what is quick begins by itself.
 
     Args:
@@ -63,6 +99,7 @@ def ask(choice: Choice, name: str, what: str, test: int | None = None, fills_in:
         what: "influence" (of all training images on ``test``), "detection" (mislabel scores, judged) or "relabel".
         test: id of the test image.
         fills_in: whether something else is what a person waits for.
+        meeting: where it shares passes with others that begin now.
 
     Returns:
         The question with its answer, or with where it is.
@@ -81,7 +118,7 @@ def ask(choice: Choice, name: str, what: str, test: int | None = None, fills_in:
     question = Question(study, name, what, test, None, expected)
     if expected.seconds is None or expected.seconds > limit:
         return question
-    return Question(study, name, what, test, question.start(fills_in), expected)
+    return Question(study, name, what, test, question.start(fills_in, meeting), expected)
 
 
 def ahead(study: ic.Study, name: str, test: int) -> None:
@@ -137,13 +174,20 @@ def flagged(table: pd.DataFrame, detection: ic.applications.Detection) -> pd.Dat
 
 
 def _start(
-    study: ic.Study, name: str, what: str, test: int | None, expected: ic.estimators.Expected | None, fills_in: bool
+    study: ic.Study,
+    name: str,
+    what: str,
+    test: int | None,
+    expected: ic.estimators.Expected | None,
+    fills_in: bool,
+    meeting: Meeting | None = None,
 ) -> work.Task:
     title = ic.estimators.get(name).title
     seconds = expected.seconds if expected is not None else None
 
     def influence() -> ic.Scores:
-        return _fitted(study, name).influence(test)
+        with meeting.joined() if meeting is not None else nullcontext():
+            return _fitted(study, name).influence(test)
 
     def detection() -> ic.applications.Detection:
         scores = work.once(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from typing import Any
 
@@ -153,3 +154,18 @@ def test_curves_of_other_estimators_flag_as_many(demo: ic.Study) -> None:
         assert QUICK in named
         assert "deepknn" in named
     assert gallery(app, "flagged")["id"] == detection(demo).scores.top(k=50)["train_id"].tolist()  # by the first
+
+
+def test_estimators_side_by_side_share_their_passes(nothing_kept: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    sweeping = sys.modules["influence_core.gradients.sweep"]  # the name is a function in the package
+    real = sweeping._swept
+
+    def counted(model: Any, loss: Any, data: Any, consumers: Any, *rest: Any) -> Any:
+        made.append(len(consumers))
+        return real(model, loss, data, consumers, *rest)
+
+    monkeypatch.setattr(sweeping, "_swept", counted)
+    app = settled(start("explain.py", estimator="randproj,ekfac", test="17"))
+    assert all(ic.estimators.get(name).title in texts(app) for name in ("randproj", "ekfac"))
+    assert max(made) > 1  # one pass with the consumers of both
