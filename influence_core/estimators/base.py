@@ -437,7 +437,7 @@ class Estimator(ABC):
             "trajectory": "the checkpoints of its training: ic.Study(..., trajectory=ic.training.fit(model, train))",
             "validation": "a validation set with clean labels, apart from the test set: ic.Study(..., validation=...)",
         }
-        for need in sorted(self._needed(None)):
+        for need in sorted(self.needs):
             if getattr(study, need) is None:
                 others = _names([cls for cls in all_estimators() if need not in cls.needs])
                 raise NotSupported(

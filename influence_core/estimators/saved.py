@@ -100,7 +100,9 @@ def read(path: str | Path, study: Study, allows: Callable[[str], Allowed]) -> Fi
         InvalidInput: if the file holds no such estimator.
         StaleResult: if it was fitted on another study.
     """
-    tensors, facts = load_tensors(path, sealed=True), read_facts(path, "estimator")
+    # A file's tensors lie wherever they do in it, and products of unaligned ones round differently.
+    tensors = {name: tensor.clone() for name, tensor in load_tensors(path, sealed=True).items()}
+    facts = read_facts(path, "estimator")
     if facts is None:
         raise InvalidInput(f"{path} holds no estimator; write one with estimator.fit(study).save(path)")
     with _as_saved_by_this_version(path):

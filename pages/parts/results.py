@@ -10,7 +10,6 @@ import streamlit as st
 import torch
 
 import influence_core as ic
-from influence_core.gradients import Meeting
 from parts import work
 from parts.frame import Choice
 
@@ -49,7 +48,7 @@ class Question:
         """The result, or ``None`` while there is none."""
         return self.task.value if self.task is not None and self.task.state == "done" else None
 
-    def start(self, fills_in: bool = False, meeting: Meeting | None = None) -> work.Task | None:
+    def start(self, fills_in: bool = False, meeting: ic.gradients.Meeting | None = None) -> work.Task | None:
         """Begin, whatever it costs; in a meeting, passes are shared with the others there."""
         work.begin_again(_keys(self.study, self.name, self.what, self.test)[0])
         if self.what == "relabel":
@@ -71,7 +70,7 @@ def ask_all(choice: Choice, names: Sequence[str], test: int) -> list[Question]:
         The questions, in order.
     """
     quick = [name for name in names if _only_passes(choice.study, name)]
-    meeting = Meeting(min(len(quick), work.WORKERS)) if len(quick) > 1 else None
+    meeting = ic.gradients.Meeting(min(len(quick), work.WORKERS)) if len(quick) > 1 else None
     return [ask(choice, name, "influence", test, meeting=meeting if name in quick else None) for name in names]
 
 
@@ -89,7 +88,7 @@ def ask(
     what: str,
     test: int | None = None,
     fills_in: bool = False,
-    meeting: Meeting | None = None,
+    meeting: ic.gradients.Meeting | None = None,
 ) -> Question:
     """Ask an estimator with its default settings; what is quick begins by itself.
 
@@ -180,7 +179,7 @@ def _start(
     test: int | None,
     expected: ic.estimators.Expected | None,
     fills_in: bool,
-    meeting: Meeting | None = None,
+    meeting: ic.gradients.Meeting | None = None,
 ) -> work.Task:
     title = ic.estimators.get(name).title
     seconds = expected.seconds if expected is not None else None

@@ -145,7 +145,7 @@ def test_validation_takes_what_agrees_with_retraining(small, monkeypatch, cls):
 
 
 def test_validation_needs_a_validation_set(small):
-    with pytest.raises(NotSupported, match="validation"):
+    with pytest.raises(NotSupported, match="needs a validation set"):
         CG(damping="validation").fit(small.replaced(validation=None))
 
 

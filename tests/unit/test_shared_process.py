@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from influence_core import threads
-from influence_core.batches import batches_of, samples_at_once
+from influence_core.batches import FORWARD, batches_of, samples_at_once
 from influence_core.gradients import plain_attention, squared_norms
 from influence_core.measure import measure
 from influence_core.threads import FairLock, WhileNeeded, ignored_while_needed, waited
@@ -229,7 +229,7 @@ def test_batch_sizes_hold_for_the_thread_that_sets_them() -> None:
     with batches_of(3):
         in_threads(lambda: seen.append(samples_at_once()))
         seen.append(samples_at_once())
-    assert seen == [512, 3]
+    assert seen == [FORWARD, 3]
 
 
 def test_threads_of_torch_are_left_alone() -> None:

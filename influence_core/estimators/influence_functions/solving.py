@@ -24,6 +24,7 @@ from influence_core.curvature.inverses.nystrom import RANK, NystromInverse
 from influence_core.curvature.inverses.streamed import Streamed
 from influence_core.curvature.operators import Operator, operator
 from influence_core.curvature.trusted_damping import trusted_damping
+from influence_core.errors import NotSupported
 from influence_core.estimators.changes import data_change
 from influence_core.estimators.detectors.from_scratch import recipe_of
 from influence_core.estimators.influence_functions.base import InfluenceFunction
@@ -72,6 +73,11 @@ class Solving(InfluenceFunction):
         return super()._needed(what) | ({"validation"} if self.damping == "validation" else set())
 
     def _fit(self, study: Study) -> None:
+        if self.damping == "validation" and study.validation is None:
+            raise NotSupported(
+                f"damping='validation' needs a validation set with clean labels; the study {study.name!r} has none: "
+                "ic.Study(..., validation=...), or take damping='auto'"
+            )
         self._prepare(study)
         self.damping_: float = 1.0 if isinstance(self.damping, str) else self.damping
         self.chosen_: dict[str, dict[str, float]] = {}
