@@ -14,8 +14,8 @@ from parts import results
 _ask = results.ask
 
 
-def _told(study: Any, name: str, what: str, test: int | None = None, fills_in: bool = False) -> results.Question:
-    question = _ask(study, name, what, test, fills_in)
+def _told(choice: Any, name: str, what: str, test: int | None = None, **how: Any) -> results.Question:
+    question = _ask(choice, name, what, test, **how)
     line = {"estimator": name, "what": what, "test": test, "there": question.answer is not None}
     print("asked", json.dumps(line), flush=True)
     return question
