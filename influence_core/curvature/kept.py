@@ -76,6 +76,14 @@ class KeptJacobians:
             total.addmm_(changes.flatten(0, 1).T, flat)
         return total
 
+    def trace(self) -> float:
+        """The sum of its diagonal."""
+        total = 0.0
+        at_once = max(1, _PIECE_BYTES // (self.jacobians[0].numel() * self.jacobians.element_size()))
+        for piece, curved in zip(self.jacobians.split(at_once), self.curvature.split(at_once), strict=True):
+            total += float((torch.bmm(piece, piece.mT) * curved).sum(dtype=torch.float64))
+        return total
+
 
 @dataclass(frozen=True)
 class KeptMatrix:
@@ -91,6 +99,10 @@ class KeptMatrix:
         """The sum times R vectors, ``[R, P] -> [R, P]``."""
         tick()
         return rows @ self.matrix
+
+    def trace(self) -> float:
+        """The sum of its diagonal."""
+        return float(self.matrix.diagonal().sum(dtype=torch.float64))
 
 
 def keep_jacobians(model: nn.Module, data: Data, parameters: Choice, curvature: Tensor) -> KeptJacobians:

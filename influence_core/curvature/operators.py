@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from influence_core.batches import batch_size_for
-from influence_core.curvature.kept import KEPT_MIB, KeptJacobians, KeptMatrix, keep_jacobians, keep_matrix, way
+from influence_core.curvature.kept import KEPT_MIB, KeptJacobians, KeptMatrix, Way, keep_jacobians, keep_matrix, way
 from influence_core.curvature.outputs import Draw, at_outputs, linear_loss, output_hessian
+from influence_core.curvature.shared import lasting, once
 from influence_core.curvature.vectors import Vectors, flatten, unflatten
 from influence_core.errors import InvalidInput
 from influence_core.gradients import (
@@ -197,12 +199,15 @@ class GaussNewton(Operator):
     """
 
     _kept: KeptJacobians | KeptMatrix | None = None
+    _by_parts: ClassVar[bool] = True
+    """Whether model, loss and data say all about the matrix."""
 
     def kept(self, memory_mib: float = KEPT_MIB) -> GaussNewton:
         """The same with the Jacobians ``[N, K, P]`` in memory, or the matrix itself; see ``curvature.kept``.
 
         It costs a sweep over the data for each output, which a handful of products pay for: a product is then two small
-        matrix products, and several vectors at once cost little more than one.
+        matrix products, and several vectors at once cost little more than one. A fit that needs it several times makes
+        it once.
 
         Args:
             memory_mib: what may be kept; where neither fits, every product streams as before.
@@ -212,24 +217,47 @@ class GaussNewton(Operator):
         """
         if self._kept is not None:
             return self
-        first, choice = self.parameters[0], list(self.shapes)
-        outputs, labels = self._seen()
-        chosen = way(len(outputs), outputs.shape[1], self.size, first.element_size(), memory_mib)
+        chosen = way(
+            len(self._samples), self._outputs(), self.size, self.parameters[0].element_size(), memory_mib=memory_mib
+        )
         if chosen == "stream":
             return self
+        what = ("kept", chosen, tuple(self.shapes))
+        parts = (self.model, self.loss, self.data) if self._by_parts else (self,)
+        found = once(what, parts, lambda: self._keep(chosen))
+        if found is None:
+            return self
+        other = copy.copy(self)
+        other._kept = found
+        return other
+
+    def _keep(self, chosen: Way) -> KeptJacobians | KeptMatrix | None:
+        """What products need, or ``None`` where it cannot be had."""
+        choice = list(self.shapes)
+        outputs, labels = self._seen()
         every = torch.arange(len(outputs))
         units = torch.eye(outputs.shape[1]).to(outputs)
         columns = [self._curved(every, outputs, labels, unit.expand_as(outputs)) for unit in units]
         curvature = torch.stack(columns, dim=2)
-        other = copy.copy(self)
         try:
             if chosen == "jacobians":
-                other._kept = keep_jacobians(self.model, self.data, choice, curvature)
-            else:
-                other._kept = keep_matrix(self.model, self.data, choice, curvature, self.size)
+                return keep_jacobians(self.model, self.data, choice, curvature)
+            return keep_matrix(self.model, self.data, choice, curvature, self.size)
         except GradientError:
-            return self  # what has no per-sample gradients can still be differentiated batch by batch
-        return other
+            return None  # what has no per-sample gradients can still be differentiated batch by batch
+
+    def _outputs(self) -> int:
+        """K, by a pass over one sample."""
+        inputs, _ = self._samples.batch(torch.tensor([0]))
+        with plain_attention(), no_autocast(), torch.no_grad():
+            outputs = private(self.model)(inputs)
+        if outputs.dim() != 2:
+            raise InvalidInput(f"the model gives outputs {tuple(outputs.shape)}, expected [samples, classes]")
+        return int(outputs.shape[1])
+
+    def trace(self) -> float:
+        """The sum of the diagonal of the mean over samples, where ``kept`` has what it needs; else NaN."""
+        return math.nan if self._kept is None else self._kept.trace() / len(self._samples)
 
     def _sum(self, rows: Tensor) -> Tensor:
         if self._kept is None:
@@ -243,8 +271,6 @@ class GaussNewton(Operator):
             for _, inputs, given in self._batches():
                 outputs.append(mine.model(inputs))
                 labels.append(given)
-        if outputs[0].dim() != 2:
-            raise InvalidInput(f"the model gives outputs {tuple(outputs[0].shape)}, expected [samples, classes]")
         return torch.cat(outputs), torch.cat(labels)
 
     def output_changes(self, rows: Tensor) -> Tensor:
@@ -301,6 +327,8 @@ class Fisher(GaussNewton):
         **options: of ``Operator``.
     """
 
+    _by_parts: ClassVar[bool] = False
+
     def __init__(self, *args: Any, draw: Draw = "sampled", seed: int = 0, **options: Any) -> None:
         super().__init__(*args, **options)
         self._vectors = at_outputs(self.model, self.loss, self.data, draw, seed)
@@ -330,13 +358,19 @@ def mean_diagonal(model: nn.Module, loss: Loss, data: Data, parameters: Choice =
         InvalidInput: If it is zero, so that nothing can be relative to it.
     """
     first = next(model.parameters())
-    one, _ = Samples(data, None, first.device, first.dtype).batch(torch.tensor([0]))
+    samples = Samples(data, None, first.device, first.dtype)
     with plain_attention(), torch.no_grad():
-        few = private(model)(one).shape[-1] <= EXACT_OUTPUTS
-    total = sum(
-        float(squared_norms(model, linear_loss, data, labels=drawn, parameters=parameters).mean(dtype=torch.float64))
-        for drawn in at_outputs(model, loss, data, "exact" if few else "sampled", seed)
-    )
+        few = private(model)(samples.batch(torch.tensor([0]))[0]).shape[-1] <= EXACT_OUTPUTS
+    total = math.nan
+    if few and lasting():  # then the Jacobians will be needed again
+        total = GaussNewton(model, loss, data, parameters=parameters).kept().trace()
+    if math.isnan(total):
+        total = sum(
+            float(
+                squared_norms(model, linear_loss, data, labels=drawn, parameters=parameters).mean(dtype=torch.float64)
+            )
+            for drawn in at_outputs(model, loss, data, "exact" if few else "sampled", seed)
+        )
     mean = total / select(model, parameters).size
     if not mean > 0:
         raise InvalidInput(

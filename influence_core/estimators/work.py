@@ -82,6 +82,7 @@ def multiplied(
     samples: int | None = None,
     kept: bool = True,
     memory: float = KEPT_MIB,
+    again: bool = False,
 ) -> Work:
     """Products of a curvature with vectors.
 
@@ -92,6 +93,7 @@ def multiplied(
         samples: of the training set, all by default.
         kept: whether it is a Gauss-Newton matrix for many products.
         memory: what may be kept of it, in MiB.
+        again: whether what is kept is there already.
 
     Returns:
         The work. Streamed over samples, one graph for each batch and ``VECTOR_SHARE`` of a pass for each vector; with
@@ -104,9 +106,9 @@ def multiplied(
         batches = math.ceil(samples / PRODUCT_BATCH)
         return count * Work(plain=samples * (1 + VECTOR_SHARE * vectors), steps=batches * (1 + vectors))
     entries = samples * outputs * size
-    first = Work(forward=samples, backward=outputs * samples, sweeps=1)
+    first = Work() if again else Work(forward=samples, backward=outputs * samples, sweeps=1)
     if chosen == "matrix":
-        return first + Work(algebra=float(entries) * size + float(count) * vectors * size**2)
+        return first + Work(algebra=(0.0 if again else float(entries) * size) + float(count) * vectors * size**2)
     return first + Work(algebra=2.0 * count * vectors * entries)
 
 
@@ -137,8 +139,26 @@ def parameters_of(study: Study) -> int:
     return sum(p.numel() for p in study.model.parameters() if p.requires_grad)
 
 
-def diagonal_measured(study: Study) -> Work:
-    """The mean diagonal of the curvature, which damping is relative to: a sweep for each of up to 16 outputs."""
+def keeps(study: Study) -> bool:
+    """Whether a fit that solves keeps the Jacobians, or the matrix, from its mean diagonal on."""
+    size, outputs = parameters_of(study), study.num_classes
+    chosen = way(len(study.train), outputs, size, next(study.model.parameters()).element_size())
+    return chosen != "stream" and outputs <= EXACT_OUTPUTS
+
+
+def diagonal_measured(study: Study, solving: bool = False) -> Work:
+    """The mean diagonal of the curvature, which damping is relative to: a sweep for each of up to 16 outputs.
+
+    Args:
+        study: whose training set it is.
+        solving: whether what is kept for products gives it, where that is kept.
+
+    Returns:
+        The work, that of keeping among it.
+    """
+    if solving and keeps(study):
+        entries = float(len(study.train)) * study.num_classes * parameters_of(study)
+        return multiplied(study, 0) + Work(algebra=entries * study.num_classes)
     sweeps = study.num_classes if study.num_classes <= EXACT_OUTPUTS else 1
     return Work(forward=len(study.train)) + sweeps * swept(len(study.train))
 

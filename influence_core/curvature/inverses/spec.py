@@ -19,6 +19,7 @@ from influence_core.curvature.inverses.kronecker import KroneckerInverse
 from influence_core.curvature.inverses.mean_of_inverses import MeanOfInverses
 from influence_core.curvature.inverses.neumann_series import NeumannSeries
 from influence_core.curvature.inverses.nystrom import NystromInverse
+from influence_core.curvature.shared import found_once
 from influence_core.errors import InvalidInput
 from influence_core.gradients import Data
 from influence_core.losses import Loss
@@ -90,6 +91,10 @@ class InverseSpec:
         Returns:
             The inverse.
         """
+        with found_once():
+            return self._fit(model, loss, data, defaults)
+
+    def _fit(self, model: nn.Module, loss: Loss, data: Data, defaults: Mapping[str, Any]) -> InverseCurvature:
         allowed = self._allowed()
         options = {name: value for name, value in defaults.items() if name in allowed} | dict(self.options)
         prior = options.get("preconditioner")

@@ -75,7 +75,7 @@ class LiSSA(Iterative):
         before = super()._fit_work(study)
         if before is None or self.preconditioner is not None:
             return None
-        return before + multiplied(study, POWER_STEPS, kept=self.curvature == "ggn")
+        return before + self._products_work(study, POWER_STEPS)
 
     def _solve_work(self, study: Study, vectors: int) -> Work:
         return multiplied(study, self.steps, vectors, kept=self.curvature == "ggn")

@@ -23,6 +23,7 @@ from influence_core.curvature.inverses import (
 from influence_core.curvature.inverses.nystrom import RANK, NystromInverse
 from influence_core.curvature.inverses.streamed import Streamed
 from influence_core.curvature.operators import Operator, operator
+from influence_core.curvature.shared import found_once
 from influence_core.curvature.trusted_damping import trusted_damping
 from influence_core.errors import NotSupported
 from influence_core.estimators.changes import data_change
@@ -39,6 +40,7 @@ from influence_core.estimators.influence_functions.validated_damping import (
 from influence_core.estimators.work import (
     Work,
     diagonal_measured,
+    keeps,
     kronecker_work,
     multiplied,
     passes_of,
@@ -81,10 +83,11 @@ class Solving(InfluenceFunction):
         self._prepare(study)
         self.damping_: float = 1.0 if isinstance(self.damping, str) else self.damping
         self.chosen_: dict[str, dict[str, float]] = {}
-        self.inverse_ = self._fit_inverse(study)
-        if isinstance(self.damping, str):
-            self.study_ = study
-            self._choose_damping()
+        with found_once():
+            self.inverse_ = self._fit_inverse(study)
+            if isinstance(self.damping, str):
+                self.study_ = study
+                self._choose_damping()
 
     def _choose_damping(self) -> None:
         """Take the damping that can be trusted, or that agrees with retraining; nothing is fitted again."""
@@ -144,16 +147,20 @@ class Solving(InfluenceFunction):
         return super()._facts() | {"relative_damping": self.damping_} | self.chosen_
 
     def _fit_work(self, study: Study) -> Work | None:
-        before = diagonal_measured(study)
+        before = diagonal_measured(study, solving=True)
         if self.damping == "auto":
             trials = len(DAMPINGS) * Work(forward=len(study.train)) + swept(len(study.train))
-            return before + trials + multiplied(study, TRIED_STEPS, kept=self.curvature == "ggn")
+            return before + trials + self._products_work(study, TRIED_STEPS)
         if self.damping != "validation":
             return before
         recipe = recipe_of(study)
         halves = RETRAININGS * trained(len(study.train) // 2, recipe.epochs, recipe.batch_size, passes_of(recipe))
         solves = self._solve_work(study, RETRAININGS)
         return None if solves is None else before + halves + len(DAMPINGS) * solves
+
+    def _products_work(self, study: Study, count: float, vectors: int = 1) -> Work:
+        """Products of the matrix while it is fitted, when the mean diagonal has been measured."""
+        return multiplied(study, count, vectors, kept=self.curvature == "ggn", again=keeps(study))
 
 
 def stacked(parts: Sequence[Vectors]) -> Vectors:
@@ -196,7 +203,8 @@ class ByConjugateGradients(Solving):
         if prior.name == "ekfac":
             return before + kronecker_work(study, study.num_classes if prior.options.get("labels") == "exact" else 1)
         if prior.name == "nystrom":
-            return before + multiplied(study, 1, int(prior.options.get("rank", RANK)))
+            again = keeps(study) or (self.damping == "auto" and self.curvature == "ggn")
+            return before + multiplied(study, 1, int(prior.options.get("rank", RANK)), again=again)
         return None
 
     def _solve_work(self, study: Study, vectors: int) -> Work:
