@@ -80,7 +80,7 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
             filepaths = known.filepaths if filepaths is None else filepaths
         self.base = base
         self.name = name
-        size: int = len(base)  # type: ignore[arg-type]
+        size: int = len(base)
         self._make_locks()
         with self._alone():
             given = read_labels(base, name) if labels is None else labels

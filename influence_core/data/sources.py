@@ -99,6 +99,7 @@ class Files(Source):
         self.root = None if root is None else root.absolute()
         self.names = [str(name) for name in names]
         self._hashes: list[bytes | None] = [None] * len(self.names)
+        self._sizes: list[int] = [0] * len(self.names)
         self._saved = False
         self.total: int | None = None
 
@@ -109,6 +110,11 @@ class Files(Source):
     def path(self, index: int) -> Path:
         """The file of picture ``index``."""
         return Path(self.names[index]) if self.root is None else self.root / self.names[index]
+
+    def size(self, index: int) -> int:
+        """Bytes of the file."""
+        self.sha256(index)
+        return self._sizes[index]
 
     def expect(self, ids: Sequence[int], sizes: Sequence[int], hashes: Sequence[bytes]) -> None:
         """Say what a study was saved with; sizes are compared at once, hashes whenever a file is read.
@@ -148,7 +154,7 @@ class Files(Source):
         sha256, known = hashlib.sha256(content).digest(), self._hashes[index]
         if known is not None and not sha256.startswith(known):
             raise InvalidInput(self._other(file, "its SHA-256 differs"))
-        self._hashes[index] = sha256
+        self._sizes[index], self._hashes[index] = len(content), sha256
         return content
 
     def image(self, index: int, upright: bool = False) -> Image.Image:

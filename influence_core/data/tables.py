@@ -215,8 +215,5 @@ def _check_bytes(column: Any, name: str, path: Path, rows: np.ndarray) -> None:
         found = pc.struct_field(column, "bytes")
     if not (pa.types.is_binary(found.type) or pa.types.is_large_binary(found.type)) or found.null_count:
         missing = int(rows[found.is_null().to_pylist().index(True)]) if found.null_count else int(rows[0])
-        what = "NoneType" if found.null_count else "something else"
-        raise InvalidInput(
-            f"column {name!r} of {path} has {what} in row {missing} (its type is {kind}); the bytes of picture files, "
-            "or their paths, are needed"
-        )
+        empty = f"has NoneType in row {missing} (its type is {kind})" if found.null_count else f"is {kind}"
+        raise InvalidInput(f"column {name!r} of {path} {empty}; the bytes of picture files, or their paths, are needed")

@@ -378,7 +378,7 @@ def test_parquet_images(tmp_path):
     [
         ({"image": [b"x"], "y": [0]}, "no column 'label'; its columns are image, y"),
         ({"image": ["a.png"], "label": [0]}, r"row 0 of .*d\.parquet names the picture .*a\.png, which is not there"),
-        ({"image": [7], "label": [0]}, "column 'image' .* its type is int64"),
+        ({"image": [7], "label": [0]}, "column 'image' .* is int64; the bytes of picture files, or their paths"),
         ({"image": [b"x", None], "label": [0, 1]}, "has NoneType in row 1"),
         ({"image": [b"x", b"y"], "label": ["cat", None]}, "column 'label' .* 1 empty cells, expected an integer or"),
         ({"image": [b"x", b"y"], "label": pd.array([0, None], dtype="Int64")}, "1 empty cells"),
