@@ -94,6 +94,10 @@ def facts_of(transform: Any) -> list[Step] | None:
         except TypeError:
             return None
         steps.append({"name": name, **{key: value for key, value in arguments.items() if value is not None}})
+    try:
+        build_transform(steps)
+    except InvalidInput:  # arguments that no file may ask for
+        return None
     return steps
 
 
@@ -195,6 +199,7 @@ def _argument(key: str, value: Any) -> Any:
         listed = value if isinstance(value, list) else [value]
         if not listed or any(type(v) is not int or not 0 <= v <= _LARGEST for v in listed):
             raise ValueError(f"{key} is {value!r}, expected pixels, at most {_LARGEST:,}")
+        return value[0] if key in ("crop_size", "resize_size") and listed is value else value  # which it puts in a list
     if isinstance(value, list) and not all(isinstance(v, (int, float)) for v in value):
         raise ValueError(f"{key} is {value!r}, expected numbers")
     return value
