@@ -26,6 +26,9 @@ from influence_core.data.torchvision_sets import load_in_memory
 from influence_core.errors import InvalidInput
 from influence_core.files import sha256_of
 
+OWN_PICTURES = ".pictures.parquet"
+"""Ending of a file of pictures that a study writes itself."""
+
 _PIECE = 1024
 
 
@@ -150,6 +153,8 @@ def _referred(
         facts.pop("true_label", None)
     elif truth is None or not torch.equal(data.true_labels, truth):
         rows["true_label"] = data.true_labels.numpy()
+    if data.sample_ids is None:
+        facts.pop("sample_id", None)
     texts = {
         "filepath": (data.filepaths, origin.filepaths),
         "sample_id": (data.sample_ids, origin.sample_ids),
@@ -186,7 +191,7 @@ def _written_out(data: LabelledDataset, below: EncodedImages, ids: list[int], fa
     columns |= {key: key for key, value in optional.items() if value is not None}
     return Described(
         {"format": "table", **columns, **facts},
-        Beside("path", ".pictures.parquet", write=lambda part: _write_pictures(part, data, below, ids)),
+        Beside("path", OWN_PICTURES, write=lambda part: _write_pictures(part, data, below, ids)),
     )
 
 

@@ -20,7 +20,7 @@ from influence_core.data.sources import Files, Pixels
 from influence_core.data.torchvision_sets import load_in_memory
 from influence_core.errors import InvalidInput
 from influence_core.models import load_tensors
-from influence_core.study_data import whole_sha256
+from influence_core.study_data import OWN_PICTURES, whole_sha256
 from influence_core.study_schema import (
     DataPart,
     FolderData,
@@ -75,7 +75,10 @@ def read_data(part: DataPart, folder: Path, split: str, names: list[str] | None,
             )
         data = LabelledDataset(images, class_names=names, pictures=images.picture, name=split)
         return _selected(data, rows)
-    return _selected(_table(checked(part.path, part.sha256, False), part, folder, way, split, names), rows)
+    data = _table(checked(part.path, part.sha256, False), part, folder, way, split, names)
+    if part.filepath is None and part.path.endswith(OWN_PICTURES):
+        data.filepaths = None  # a file of the study's own does not say where a picture is from
+    return _selected(data, rows)
 
 
 def _table(

@@ -205,7 +205,11 @@ def _conflict(dataset: LabelledDataset, names: list[str], row: dict[Any, Any], s
     if dataset.sample_ids is not None and row["sample_id"] != dataset.sample_ids[index]:
         return f"{row['sample_id']} has index {index}, where the dataset has {dataset.sample_ids[index]}"
     numbered = re.fullmatch(r"(train|validation|test)-([0-9]+)", row["sample_id"])
-    if dataset.sample_ids is None and numbered and (numbered[1] != (row["split"] or numbered[1]) or int(numbered[2]) != index):
+    if (
+        dataset.sample_ids is None
+        and numbered
+        and (numbered[1] != (row["split"] or numbered[1]) or int(numbered[2]) != index)
+    ):
         return f"{row['sample_id']} has index {index} of the {row['split']} set: the row was mixed up"
     return ""
 

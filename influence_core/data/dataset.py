@@ -78,6 +78,8 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
             class_names = known.class_names if class_names is None else class_names
             pictures = known.picture if pictures is None else pictures
             filepaths = known.filepaths if filepaths is None else filepaths
+        elif pictures is None and isinstance(base, EncodedImages):
+            pictures = base.picture
         self.base = base
         self.name = name
         size: int = len(base)

@@ -127,6 +127,7 @@ class Files(Source):
         Raises:
             InvalidInput: naming the first file that is missing or has another size.
         """
+        self._saved, self.total = True, sum(sizes)
         for index, size, sha256 in zip(ids, sizes, hashes, strict=True):
             file = self.path(index)
             check_plain(file)
@@ -140,7 +141,6 @@ class Files(Source):
             if have != size:
                 raise InvalidInput(self._other(file, f"it has {have:,} bytes, not {size:,}"))
             self._hashes[index] = sha256
-        self._saved, self.total = True, sum(sizes)
 
     @property
     def at_hand(self) -> bool:

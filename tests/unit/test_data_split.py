@@ -83,7 +83,7 @@ def test_shares_that_are_none(validation, test):
 def test_other_refusals():
     with pytest.raises(InvalidInput, match=r"validation=0.01 of 20 samples is none"):
         ic.data.split(counted(10, 10), 0.01)
-    with pytest.raises(InvalidInput, match="ic.data.wrap"):
+    with pytest.raises(InvalidInput, match=r"ic\.data\.wrap"):
         ic.data.split(TensorDataset(torch.zeros(4, 1), torch.zeros(4)))
 
 

@@ -25,13 +25,9 @@ from torchvision.transforms._presets import ImageClassification  # noqa: E402
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PIPELINES = {
-    "v2": v2.Compose(
-        [v2.Resize((8, 8)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-    ),
+    "v2": v2.Compose([v2.Resize((8, 8)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]),
     "v2 after": v2.Compose([v2.PILToTensor(), v2.Resize(8), v2.CenterCrop(6), v2.ToDtype(torch.float32, scale=True)]),
-    "v2 bicubic": v2.Compose(
-        [v2.Resize((5, 9), InterpolationMode.BICUBIC), v2.ToImage(), v2.ConvertImageDtype()]
-    ),
+    "v2 bicubic": v2.Compose([v2.Resize((5, 9), InterpolationMode.BICUBIC), v2.ToImage(), v2.ConvertImageDtype()]),
     "v2 float first": v2.Compose(
         [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Resize((8, 8)), v2.Normalize(MEAN, STD)]
     ),
@@ -109,8 +105,8 @@ def test_scaling_divides_as_numpy_does():
 
 RANDOM = [
     v2.RandomCrop(4), v2.RandomHorizontalFlip(), v2.RandomResizedCrop(4), v2.ColorJitter(), v2.RandAugment(),
-    v2.AutoAugment(), v2.TrivialAugmentWide(), v2.AugMix(), v2.RandomErasing(), v2.GaussianBlur(3), v1.RandomRotation(5),
-    v2.RandomApply([v2.ToImage()]),
+    v2.AutoAugment(), v2.TrivialAugmentWide(), v2.AugMix(), v2.RandomErasing(), v2.GaussianBlur(3),
+    v1.RandomRotation(5), v2.RandomApply([v2.ToImage()]),
 ]  # fmt: skip
 
 
@@ -125,9 +121,7 @@ def test_a_random_transform_is_refused_by_name(tmp_path, step):
 
 
 def test_a_random_step_that_only_we_do_not_know_is_found_by_two_reads(tmp_path):
-    data = ic.data.image_folder(
-        folder(tmp_path / "set"), transform=lambda image: torch.rand(3, 2, 2), name="train"
-    )
+    data = ic.data.image_folder(folder(tmp_path / "set"), transform=lambda image: torch.rand(3, 2, 2), name="train")
     with pytest.raises(InvalidInput, match="is not the same when it is read twice"):
         data.check_repeatable()
 
