@@ -91,18 +91,19 @@ class PixelCache:
             stacked[have] = store[slots[have]]
             for place, pixels in made.items():
                 stacked[place] = pixels
-        for place, pixels in made.items():
-            self._keep(int(wanted[place]), pixels)
+        if made:
+            self._keep(wanted[missing], stacked[missing])
         return stacked
 
-    def _keep(self, index: int, pixels: Tensor) -> None:
+    def _keep(self, ids: Tensor, pixels: Tensor) -> None:
         with self._lock:
             if self._store is None:
-                each = max(1, pixels.numel() * pixels.element_size())
+                each = max(1, pixels[0].numel() * pixels.element_size())
                 room = min(len(self._slots), int(_budget["mib"] * (1 << 20)) // each)
-                self._store = torch.empty((room, *pixels.shape), dtype=pixels.dtype)
-            free = self._used < len(self._store) and int(self._slots[index]) < 0
-            if free and self._store.shape[1:] == pixels.shape and self._store.dtype == pixels.dtype:
-                self._store[self._used] = pixels
-                self._slots[index] = self._used  # last: whoever sees it finds the pixels there
-                self._used += 1
+                self._store = torch.empty((room, *pixels.shape[1:]), dtype=pixels.dtype)
+            if self._store.shape[1:] != pixels.shape[1:] or self._store.dtype != pixels.dtype:
+                return
+            new = (self._slots[ids] < 0).nonzero().flatten()[: len(self._store) - self._used]
+            first, self._used = self._used, self._used + len(new)
+            self._store[first : self._used] = pixels[new]
+            self._slots[ids[new]] = torch.arange(first, self._used)  # last: whoever sees it finds the pixels there

@@ -135,7 +135,7 @@ class EncodedImages(Shareable, Dataset[tuple[Tensor, int]]):
 
     def _pixels(self, index: int) -> Tensor:
         image = self.source.image(index)
-        if not self.source.as_stored and not isinstance(self.preprocessing, Scaling):
+        if image.mode != "RGB" and not self.source.as_stored and not isinstance(self.preprocessing, Scaling):
             image = image.convert("RGB")  # what ImageFolder would give the transform
         pixels = self.preprocessing.pixels(image)
         if not isinstance(pixels, Tensor):

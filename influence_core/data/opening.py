@@ -47,7 +47,7 @@ def decoded(content: bytes, what: str, upright: bool = False) -> Image.Image:
                 raise InvalidInput(
                     f"{what} has 32 bits a pixel, and nothing says which value is white: save it with 8 or 16"
                 )
-            return image.convert("L" if image.mode in ("1", "L") else "RGB")
+            return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
     except InvalidInput:
         raise
     except (*_UNREADABLE, Image.DecompressionBombWarning) as error:  # the warning where warnings are errors
