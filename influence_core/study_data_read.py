@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from influence_core.data import EncodedImages, LabelledDataset, image_folder, image_table, parquet_images
+from influence_core.data.columns import check_inflation
 from influence_core.data.encoded import Origin
 from influence_core.data.images import checked_path
 from influence_core.data.preprocessing import Preprocessing, preprocessing
@@ -165,6 +166,7 @@ def _rows(path: Path) -> dict[str, list[Any]]:
         raise InvalidInput(f"there is no file {path}, which the study needs: copy the whole folder again")
     try:
         with pq.ParquetFile(path) as file:
+            check_inflation(file, path)
             table = file.read()
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"{path} is no complete Parquet file ({str(error).splitlines()[0]})") from error

@@ -15,6 +15,10 @@ from influence_core.errors import InvalidInput
 from influence_core.files import sha256_of
 
 
+_MOST_ROWS = 10**9
+_MOST_HELD = 1 << 30
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """Some columns of a file.
@@ -115,6 +119,25 @@ def _missing(path: Path, wanted: Sequence[str], have: Sequence[str]) -> None:
             raise InvalidInput(f"{path} has no column {column!r}; its columns are {', '.join(map(str, have))}")
 
 
+def check_inflation(file: Any, path: Path) -> None:
+    """Refuse a small Parquet file that would fill the memory.
+
+    Args:
+        file: opened with pyarrow; only its metadata have been read.
+        path: for the message.
+
+    Raises:
+        InvalidInput: if it says that it has a thousand million rows, or a hundred times its own size in data.
+    """
+    facts, size = file.metadata, path.stat().st_size
+    held = sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))
+    if facts.num_rows > _MOST_ROWS or held > max(_MOST_HELD, 100 * size):
+        raise InvalidInput(
+            f"{path} has {size:,} bytes and says that it holds {facts.num_rows:,} rows with {held:,} bytes: it would "
+            "fill the memory, so it was not read. Write it anew, without compression that is as strong"
+        )
+
+
 def _parquet(path: Path, wanted: list[str]) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -122,6 +145,7 @@ def _parquet(path: Path, wanted: list[str]) -> dict[str, Any]:
     try:
         with pq.ParquetFile(path) as file:  # a file alone: a folder of its name says nothing about it
             _missing(path, wanted, file.schema_arrow.names)
+            check_inflation(file, path)
             table = file.read(columns=wanted)
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"{path} is no complete Parquet file ({_first(error)})") from error

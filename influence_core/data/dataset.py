@@ -337,7 +337,13 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
         with self._scanning:
             if self._scanned is None:
                 bad: list[int] = []
-                digest = _digest(itertools.chain([self.labels], self._chunks(bad)))
+                chunks = self._chunks(bad)
+                if self._encoded()[0] is None:
+                    digest = _digest(itertools.chain([self.labels], chunks))
+                else:  # whose fingerprint needs no inputs
+                    digest = self.fingerprint
+                    for _ in chunks:
+                        pass
                 self._scanned = digest, tuple(bad)
             return self._scanned
 

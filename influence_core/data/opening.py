@@ -14,6 +14,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MOST_BYTES = 1 << 30
 """No file larger than this is read as a picture."""
 
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow may take a file for, whatever its name; not EPS, for which it starts another program."""
+
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -36,7 +39,7 @@ def decoded(content: bytes, what: str, upright: bool = False) -> Image.Image:
         InvalidInput: if it cannot be decoded, or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_pixels(image)
             image.load()
             if upright:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.feather
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -184,6 +185,23 @@ def test_a_file_that_is_no_table_runs_nothing_and_is_one_sentence(root, tmp_path
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 600
     assert not (tmp_path / "proof").exists()
+
+
+def test_a_small_parquet_file_that_would_fill_the_memory(root):
+    path = root.parent / "bomb.parquet"
+    dense = pa.table({"image": pa.array([bytes(1 << 20)] * 1100, pa.binary()), "label": [0] * 1100})
+    pa.parquet.write_table(dense, path, use_dictionary=False, compression="zstd")
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(InvalidInput, match=r"bomb\.parquet has [0-9,]+ bytes and says that it holds 1,100 rows"):
+        parquet_images(path)
+
+
+def test_a_picture_in_the_language_of_printers_is_not_run(root):
+    (root / "class 0" / "9.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    with pytest.raises(InvalidInput, match=r"9\.png cannot be read as a picture \(it is of no kind"):
+        image_folder(root)[4]
 
 
 def test_pictures_that_are_none(root, tmp_path):
