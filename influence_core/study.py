@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
 from influence_core.data import LabelledDataset, check_labels, wrap
 from influence_core.errors import InvalidInput, NotSupported
@@ -284,13 +284,19 @@ class Study:
     def _frozen(self) -> list[str]:
         return [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad]
 
-    def save(self, path: str | Path) -> Path:
-        """Write the study as ``study.toml`` and safetensors files beside it, in place of the study that is there.
+    def save(self, path: str | Path, copy_data: bool = False) -> Path:
+        """Write the study as ``study.toml`` and files beside it, in place of the study that is there.
 
-        Whatever happens meanwhile, the folder holds the former study or this one.
+        Data that were read from a folder, a table or a dataset of torchvision are referred to by their path, with the
+        SHA-256 of every file, the transform, the labels that were changed and the samples that were chosen: a file
+        that is another later is named before anything is scored. Other pictures are written encoded into a Parquet
+        file, and anything else as tensors. A transform that is none of torchvision's cannot be written: a warning says
+        so, and its inputs are written as tensors. Whatever happens meanwhile, the folder holds the former study or
+        this one.
 
         Args:
             path: folder, or the ``.toml`` file to write.
+            copy_data: write all data into the folder, so that it can be sent to somebody as it is.
 
         Returns:
             The file written.
@@ -322,11 +328,14 @@ class Study:
             frozen=self._frozen(),
             fingerprint=self.fingerprint,
         )
-        return study_file.write(contents, path)
+        return study_file.write(contents, path, copy_data)
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module | None = None, loss: Loss | None = None) -> Study:
         """Read a study file; every checksum in it is compared. A file of version 1 has none.
+
+        Picture files are compared by size now, and by SHA-256 when one is read, at the latest for the fingerprint;
+        of up to 64 MiB in all, at once.
 
         Args:
             path: ``study.toml``, or the folder it lies in.
@@ -370,8 +379,8 @@ class Study:
             name=found.name,
         )
         study._expected = found.fingerprint
-        if found.fingerprint is not None and all(isinstance(d.base, TensorDataset) for d in found.data.values()):
-            _ = study.fingerprint  # of pictures in files it would take long; there it is compared when it is asked for
+        if found.fingerprint is not None and all(d.is_quick for d in found.data.values()):
+            _ = study.fingerprint  # of many picture files it would take long; there it is compared when it is asked for
         return study
 
     def _check_weights(self) -> None:

@@ -111,11 +111,11 @@ def test_round_trip_bit_for_bit(saved, tmp_path):
         assert copy.read_bytes() == path.read_bytes()
 
 
-def test_version_1_opens_and_is_saved_as_version_2(copied, saved, tmp_path):
+def test_version_1_opens_and_is_saved_as_version_3(copied, saved, tmp_path):
     before = ic.Study.load(copied)
     same(before, ic.Study.load(saved))
     before.save(tmp_path / "new")
-    assert "version = 2" in (tmp_path / "new" / "study.toml").read_text()
+    assert "version = 3" in (tmp_path / "new" / "study.toml").read_text()
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(p.name for p in saved.iterdir())
 
 
@@ -204,7 +204,7 @@ def edit(folder, old, new):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("version = 1", "version = 3", r"study\.toml: 'version' is 3: .*1 or 2"),
+        ("version = 1", "version = 4", r"study\.toml: 'version' is 4: .*1, 2 or 3"),
         ("version = 1\n", "", r"study\.toml: the key 'version' is missing"),
         ("version = 1", "verison = 1", "there is no key 'verison'; possible here: version"),
         ("weight_decay = 1e-05", "weight_deccay = 1e-05", "no key 'weight_deccay'; possible here: version, .*name"),

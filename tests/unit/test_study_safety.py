@@ -304,8 +304,8 @@ def test_files_have_ordinary_permissions(pair, tmp_path):
         ("study 0", "study 8", r"study\.toml was changed or damaged.*take the line 'checksum' out"),
         ("weight_decay = 0.01", "weight_decay = 0.02", "was changed or damaged"),
         ('checksum = "', '# "', None),
-        ("version = 2", "version = 1", "was changed or damaged"),
-        ("version = 2", "version = 3", "'version' is 3"),
+        ("version = 3", "version = 1", "was changed or damaged"),
+        ("version = 3", "version = 4", "'version' is 4"),
     ],
 )
 def test_a_changed_study_file(pair, tmp_path, old, new, message):
