@@ -230,7 +230,7 @@ def test_a_study_can_be_copied_and_pickled(small):
     ("parts", "message"),
     [
         ({"weight_decay": "x"}, r"weight_decay is 'x' \(str\), expected a number"),
-        ({"weight_decay": None}, "weight_decay is None"),
+        ({"weight_decay": 1j}, r"weight_decay is 1j \(complex\), expected a number, 0 for none, or None for that of"),
         ({"loss": None}, r"loss is None \(NoneType\), expected a function"),
         ({"trajectory": [1]}, r"trajectory is \[1\] \(list\), expected a Trajectory"),
         ({"name": 5}, r"name is 5 \(int\), expected a text"),

@@ -199,7 +199,8 @@ def test_fit_with_every_solver_keeps_its_state_and_says_which_it_was(optimizer, 
     assert (recipe.optimizer, recipe.rho, recipe.options) == (optimizer, radius, options)
     assert {c.rho for c in trajectory} == {radius}
     study = ic.Study(model, images(n=22), images(n=9, seed=1), trajectory=trajectory)
-    study.save(tmp_path)
+    with pytest.warns(ic.ReopenWarning):
+        study.save(tmp_path)
     loaded = ic.Study.load(tmp_path, model=net())
     assert loaded.trajectory.recipe == recipe
     assert loaded.trajectory.fingerprint == trajectory.fingerprint
@@ -378,7 +379,7 @@ def test_other_parts_of_a_trajectory_are_checked():
         ({"seed": 1.5}, r"seed=1\.5: expected a whole number"),
         ({"epochs": 1.5}, r"epochs=1\.5: expected a whole number"),
         ({"batch_size": "8"}, "batch_size='8': expected a whole number"),
-        ({"checkpoints": None}, "checkpoints=None: expected a whole number"),
+        ({"checkpoints": 1.0}, r"checkpoints=1\.0: expected a whole number"),
     ],
 )
 def test_numbers_of_a_training_are_whole(changes, message):
