@@ -57,8 +57,12 @@ def register(name: str) -> Callable[[Builder], Builder]:
     def keep(builder: Builder) -> Builder:
         plugin = collecting.get()
         full = name if plugin is None else f"{name}@{plugin[0]}"
-        (_BUILDERS if plugin is None else plugin[1])[name] = builder
-        return recorded(builder, lambda model, arguments: _stamp(model, Architecture(full, arguments)))
+        noting: Builder = recorded(builder, lambda model, arguments: _stamp(model, Architecture(full, arguments)))
+        if plugin is None:
+            _BUILDERS[name] = builder
+        else:
+            plugin[1][name] = noting
+        return noting
 
     return keep
 

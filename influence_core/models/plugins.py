@@ -172,7 +172,7 @@ def _executed(path: Path, digest: str, source: bytes) -> Plugin:
     _running.add(digest)
     token = collecting.set((digest[:_DIGITS], builders))
     try:
-        exec(compile(source, str(path), "exec"), vars(module))
+        exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:  # whatever the code of others raises
         del sys.modules[module.__name__]
         raise InvalidInput(f"the plugin {path} was stopped by an error: {_where(error, path)}") from error
