@@ -20,6 +20,7 @@ from influence_core.models.recognition import recognised
 from influence_core.models.reopening import in_kind, saved_as
 from influence_core.models.weights import (
     check_finite,
+    load_checkpoint,
     load_tensors,
     load_weights,
     read_facts,
@@ -38,6 +39,7 @@ __all__ = [
     "final_linear",
     "in_kind",
     "layer_inputs",
+    "load_checkpoint",
     "load_plugin",
     "load_tensors",
     "load_weights",

@@ -9,6 +9,7 @@ seconds for making the study, saving and loading; or what was said instead.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 import time
@@ -72,7 +73,7 @@ def row(name: str, arguments: dict[str, Any]) -> list[str]:
             loaded = ic.Study.load(folder)
             times.append(time.perf_counter())
             same = torch.equal(loaded.outputs(), outputs) and loaded.fingerprint == fingerprint
-            seconds = [f"{b - a:.1f}" for a, b in zip(times, times[1:], strict=False)]
+            seconds = [f"{b - a:.1f}" for a, b in itertools.pairwise(times)]
             return [name, shown, f"{size / 1e6:.1f}", "yes" if same else "NO: other outputs", *seconds]
     except (ic.InfluenceError, ic.ReopenWarning) as said:
         return [name, shown, "", f"no: {said}", "", "", ""]
