@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,10 @@ def load_weights(
             )
         check_finite(tensor, f"{name} in {source}")
         _check_kind(tensor, own[name].dtype, f"{name} in {source}")
-    model.load_state_dict(dict(state))
+    versions = getattr(state, "_metadata", None) or getattr(own, "_metadata", None)  # some classes ask for theirs
+    chosen = OrderedDict(state)
+    chosen._metadata = versions  # type: ignore[attr-defined]  # where torch keeps it
+    model.load_state_dict(chosen)
     return model
 
 

@@ -51,9 +51,10 @@ def read_checkpoints(
 ) -> Trajectory:
     """Read the checkpoints of a training as a trajectory.
 
-    Step and epoch are read from the file's name: ``epoch=3-step=1200.ckpt``, ``checkpoint_0300.pt`` (a number alone is a
-    step), ``model_epoch_10.pth``, or ``checkpoint-500/model.safetensors``; else from the facts inside of it
-    (``global_step``, ``step``, ``epoch``). Pickles that hold more than tensors and plain facts are refused, never run.
+    Step and epoch are read from the file's name, ``epoch=3-step=1200.ckpt`` or ``model_epoch_10.pth``; else from the
+    facts inside of it (``global_step``, ``step``, ``epoch``); else a number alone in the name is the step:
+    ``checkpoint_0300.pt``, or ``checkpoint-500/model.safetensors``. Pickles that hold more than tensors and plain facts
+    are refused, never run.
 
     Args:
         files: a folder, whose files ``.safetensors .pt .pth .ckpt .bin`` are taken in the order of their numbers (9
@@ -155,15 +156,16 @@ def _number(text: Any, what: str) -> float:
 
 
 def _numbered(name: str, known: dict[str, float], facts: Mapping[str, Any]) -> dict[str, float]:
-    """Step and epoch: of the pattern, of the name, of the facts in the file."""
+    """Step and epoch: of the pattern, of words in the name, of the facts in the file, of a number in the name."""
     stem = Path(name).parent.as_posix() if "/" in name else Path(name).stem
     said = {key: match for key, word in (("step", _STEP), ("epoch", _EPOCH)) if (match := word.search(stem))}
     read = {key: float(match[1]) for key, match in said.items()}
-    if not read and not {"step", "epoch"} & known.keys() and (numbers := _NUMBER.findall(stem)):
-        read = {"step": float(numbers[-1])}
     inside = {"step": facts.get("global_step", facts.get("step")), "epoch": facts.get("epoch")}
     plain = {k: float(v) for k, v in inside.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-    return plain | (known if {"step", "epoch"} & known.keys() else read | known)
+    placed = {"step", "epoch"}
+    if not placed & (plain | read | known).keys() and (numbers := _NUMBER.findall(stem)):
+        read = {"step": float(numbers[-1])}
+    return plain | (known if placed & known.keys() else read | known)
 
 
 def _rates(rates: Rates | None, names: list[str]) -> Any:
@@ -210,7 +212,7 @@ def _of_name(wanted: re.Pattern[str], file: _Found) -> float:
 
 
 def _of_mapping(rates: Mapping[Any, Any], file: _Found) -> float:
-    keys = [file.name, file.path.name, Path(file.name).stem]
+    keys: list[str | int] = [file.name, file.path.name, Path(file.name).stem]
     keys += [int(file.known[key]) for key in ("step", "epoch") if key in file.known]
     for key in keys:
         if key in rates:
@@ -269,8 +271,8 @@ def _trajectory(found: list[_Found], per_epoch: int | None, rho: float, recipe: 
 def _step(file: _Found, per_epoch: int | None) -> int:
     if "step" not in file.known and "epoch" not in file.known:
         raise InvalidInput(
-            f"no step or epoch can be read from the name of {file.path}: pass pattern=, a regular expression with a group "
-            "(?P<step>...) or (?P<epoch>...); files that it does not match are left out"
+            f"no step or epoch can be read from the name of {file.path}: pass pattern=, a regular expression with a "
+            "group (?P<step>...) or (?P<epoch>...); files that it does not match are left out"
         )
     step = file.known.get("step")
     step = file.known["epoch"] * (per_epoch or 1) if step is None else step

@@ -33,14 +33,14 @@ class _Snapshot(NamedTuple):
 class Recorder:
     """Watches an optimiser and keeps copies of the model, without a line in the training loop.
 
-    It is called by the optimiser after each of its steps, so that whatever sets the learning rate (a scheduler, the loop
-    itself), or leaves a step out (a gradient scaler), is seen as it was. Copies go to the CPU. How long the training
-    will take need not be known: where ``checkpoints`` of them are to be kept, every step is copied at first, and
-    whenever there are twice too many every second copy is let go.
+    It is called by the optimiser after each of its steps, so that whatever sets the learning rate (a scheduler, the
+    loop itself), or leaves a step out (a gradient scaler), is seen as it was. Copies go to the CPU. How long the
+    training will take need not be known: where ``checkpoints`` of them are to be kept, every step is copied at first,
+    and whenever there are twice too many every second copy is let go.
 
     A checkpoint has one learning rate. Of an optimiser with several groups of parameters it is that of the group with
     the most numbers in it, and so are momentum and weight decay of the recipe; where the groups' learning rates or
-    weight decays differ, ``trajectory`` warns of it.
+    weight decays differ, ``trajectory`` warns of it. The recipe has what the optimiser said when the recorder was made.
 
     Args:
         model: that is trained.

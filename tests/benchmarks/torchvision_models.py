@@ -75,8 +75,9 @@ def row(name: str, arguments: dict[str, Any]) -> list[str]:
             same = torch.equal(loaded.outputs(), outputs) and loaded.fingerprint == fingerprint
             seconds = [f"{b - a:.1f}" for a, b in itertools.pairwise(times)]
             return [name, shown, f"{size / 1e6:.1f}", "yes" if same else "NO: other outputs", *seconds]
-    except (ic.InfluenceError, ic.ReopenWarning) as said:
-        return [name, shown, "", f"no: {said}", "", "", ""]
+    except Exception as error:  # whatever stops one architecture is its row
+        said = str(error) if isinstance(error, (ic.InfluenceError, ic.ReopenWarning)) else repr(error)
+        return [name, shown, "", f"no: {' '.join(said.split())}", "", "", ""]
 
 
 def main(wanted: list[str]) -> None:

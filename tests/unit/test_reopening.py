@@ -73,6 +73,7 @@ def by_hand() -> nn.Module:
         (lambda: models.squeezenet1_1(num_classes=3, dropout=0.25), "squeezenet1_1", {"dropout": 0.25}),
         (lambda: models.mobilenet_v3_small(num_classes=3), "mobilenet_v3_small", {}),
         (lambda: models.shufflenet_v2_x0_5(num_classes=3), "shufflenet_v2_x0_5", {}),
+        (lambda: models.mnasnet0_5(num_classes=3), "mnasnet0_5", {}),  # which wants to know its version
         (
             lambda: models.googlenet(num_classes=3, aux_logits=False, init_weights=False, transform_input=True),
             "googlenet",
