@@ -248,8 +248,8 @@ class Study:
             "weight_decay": Settled(self.weight_decay),
             "name": self.name,
         }
-        if isinstance(parts.get("weight_decay"), float):
-            parts["weight_decay"] = Settled(parts["weight_decay"])
+        if isinstance(parts.get("weight_decay"), (int, float)):
+            parts["weight_decay"] = Settled(parts["weight_decay"])  # what is replaced is meant
         return Study(**(own | parts))
 
     @property

@@ -97,13 +97,12 @@ class Settled(float):
     """A weight decay that a study has already: it is neither taken from a recipe nor compared with one."""
 
 
-def settled_decay(weight_decay: float | None, trajectory: Trajectory | None, stacklevel: int = 3) -> float:
+def settled_decay(weight_decay: float | None, trajectory: Trajectory | None) -> float:
     """The weight decay of a study.
 
     Args:
         weight_decay: as given; ``None`` for that of the trajectory's recipe, or 0 without one.
         trajectory: of the study.
-        stacklevel: of the warning, if the recipe says something else.
 
     Returns:
         lambda of the penalty lambda/2 ||w||^2.
@@ -117,7 +116,7 @@ def settled_decay(weight_decay: float | None, trajectory: Trajectory | None, sta
             f"weight_decay={float(weight_decay):g} differs from the {recipe.weight_decay:g} that the recipe of the "
             "trajectory says the model was trained with: leave it out to take the recipe's",
             UserWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=3,  # who makes the study
         )
     return float(weight_decay)
 

@@ -386,3 +386,15 @@ def test_numbers_of_a_training_are_whole(changes, message):
     with pytest.raises(InvalidInput, match=message):
         fitted(**changes)
     assert fitted(seed=np.int64(5), epochs=np.int32(6))[1].fingerprint == fitted()[1].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("epochs", "kept"), [(1, [1.0]), (3, [1.0, 2.0, 3.0]), (5, [1, 2, 3, 4, 5]), (7, [1, 3, 4, 6, 7])]
+)
+def test_by_default_there_are_as_many_checkpoints_as_epochs_and_five_at_most(epochs, kept):
+    trajectory = fit(net().train(), images(), epochs=epochs, batch_size=8)
+    assert [c.epoch for c in trajectory] == kept
+    with pytest.raises(
+        InvalidInput, match=f"epochs={epochs}, .*checkpoints={epochs + 1}: .*between one checkpoint and"
+    ):
+        fit(net().train(), images(), epochs=epochs, checkpoints=epochs + 1)
