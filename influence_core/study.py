@@ -6,6 +6,7 @@ import copy
 import hashlib
 import math
 import threading
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,32 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from influence_core.data import LabelledDataset, check_labels, wrap
-from influence_core.errors import InvalidInput, NotSupported
+from influence_core.errors import InvalidInput, NotSupported, ReopenWarning
 from influence_core.gradients import check_model
 from influence_core.identity import add_tensor, check_identified, identify, qualified_name
 from influence_core.losses import Loss, cross_entropy
 from influence_core.models import (
-    architecture_of,
-    as_built,
+    PluginFile,
     build,
     check_finite,
+    in_kind,
     load_weights,
     model_outputs,
     private,
+    run_plugin,
+    saved_as,
     structure_of,
 )
 from influence_core.study_checks import SPLITS as SPLITS  # what others take from here
-from influence_core.study_checks import check_kinds, check_loss, count_classes, freeze, own_copy
+from influence_core.study_checks import (
+    Settled,
+    check_kinds,
+    check_loss,
+    count_classes,
+    freeze,
+    own_copy,
+    settled_decay,
+)
 from influence_core.threads import uninterrupted
 from influence_core.training import Checkpoint, Trajectory
 
@@ -50,7 +61,8 @@ class Study:
         validation: images with clean labels, apart from ``test``; some estimators need them.
         trajectory: checkpoints of the training; some estimators need them.
         loss: one loss per sample.
-        weight_decay: lambda of the penalty lambda/2 ||w||^2 used in training.
+        weight_decay: lambda of the penalty lambda/2 ||w||^2 used in training; by default that of the trajectory's
+            recipe, and 0 without a trajectory. One that differs from the recipe's is warned of.
         name: shown in the app.
 
     Attributes:
@@ -77,14 +89,14 @@ class Study:
         validation: Dataset[Any] | None = None,
         trajectory: Trajectory | None = None,
         loss: Loss = cross_entropy,
-        weight_decay: float = 0.0,
+        weight_decay: float | None = None,
         name: str = "study",
     ) -> None:
         check_kinds(model, trajectory, loss, weight_decay, name)
         self.model = own_copy(model).eval()
         self.model.zero_grad(set_to_none=True)
         self.loss = loss
-        self.weight_decay = weight_decay
+        self.weight_decay = settled_decay(weight_decay, trajectory)
         self.name = name
         self.train = wrap(train, "train")
         names = self.train.class_names
@@ -233,9 +245,11 @@ class Study:
             "validation": self.validation,
             "trajectory": self.trajectory,
             "loss": self.loss,
-            "weight_decay": self.weight_decay,
+            "weight_decay": Settled(self.weight_decay),
             "name": self.name,
         }
+        if isinstance(parts.get("weight_decay"), (int, float)):
+            parts["weight_decay"] = Settled(parts["weight_decay"])  # what is replaced is meant
         return Study(**(own | parts))
 
     @property
@@ -284,7 +298,7 @@ class Study:
     def _frozen(self) -> list[str]:
         return [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad]
 
-    def save(self, path: str | Path, copy_data: bool = False) -> Path:
+    def save(self, path: str | Path, copy_data: bool = False, plugin: str | Path | None = None) -> Path:
         """Write the study as ``study.toml`` and files beside it, in place of the study that is there.
 
         Data that were read from a folder, a table or a dataset of torchvision are referred to by their path, with the
@@ -294,15 +308,21 @@ class Study:
         so, and its inputs are written as tensors. Whatever happens meanwhile, the folder holds the former study or
         this one.
 
+        A model that was made by ``ic.models.build``, by calling something that is registered, or by torchvision or timm
+        opens by itself; of another one a ``ReopenWarning`` says how it can be opened.
+
         Args:
             path: folder, or the ``.toml`` file to write.
             copy_data: write all data into the folder, so that it can be sent to somebody as it is.
+            plugin: a Python file that registers (``@ic.models.register``) or defines the model's architecture. It is
+                run once to see that it builds the model, and a copy of it goes beside the study.
 
         Returns:
             The file written.
 
         Raises:
-            InvalidInput: if the disk is full, the folder cannot be written or a name cannot be encoded.
+            InvalidInput: if the disk is full, the folder cannot be written, a name cannot be encoded, or the plugin
+                does not build the model.
             NotSupported: if the model or the loss has parts that cannot be identified, or state that is no tensor.
         """
         with uninterrupted():
@@ -316,22 +336,40 @@ class Study:
                     f"the study {self.name!r} cannot be saved: {name!r} of the model is a {type(value).__name__}, and "
                     "a file holds tensors only: let get_extra_state give a tensor"
                 )
+        architecture, needed = saved_as(self.model, self._is_model, plugin)
         contents = study_file.Contents(
             name=self.name,
             class_names=self.class_names,
             loss="cross_entropy" if self.loss is cross_entropy else qualified_name(self.loss),
             weight_decay=self.weight_decay,
-            architecture=architecture_of(self.model) if as_built(self.model) else None,
+            architecture=architecture,
+            plugin=None if needed is None else PluginFile(needed.path, needed.sha256, needed.source),
             weights=weights,
             data={split: data for split in SPLITS if (data := getattr(self, split)) is not None},
             trajectory=self.trajectory,
             frozen=self._frozen(),
             fingerprint=self.fingerprint,
         )
-        return study_file.write(contents, path, copy_data)
+        written = study_file.write(contents, path, copy_data)
+        if architecture is None:
+            kind = type(self.model).__name__
+            warnings.warn(
+                f"the study {self.name!r} does not open by itself, because nobody can tell how its model {kind} is "
+                "built: put its class or function, decorated with @ic.models.register(name), into a file and save with "
+                "study.save(path, plugin='file.py'), or bring the model each time, ic.Study.load(path, model=my_model)",
+                ReopenWarning,
+                stacklevel=2,
+            )
+        return written
+
+    def _is_model(self, model: nn.Module) -> bool:
+        """Whether a model with the weights of the study's is the same in all else that counts."""
+        return self.replaced(model=model)._identity[0] == self._identity[0]
 
     @classmethod
-    def load(cls, path: str | Path, model: nn.Module | None = None, loss: Loss | None = None) -> Study:
+    def load(
+        cls, path: str | Path, model: nn.Module | None = None, loss: Loss | None = None, trust: bool = False
+    ) -> Study:
         """Read a study file; every checksum in it is compared. A file of version 1 has none.
 
         Picture files are compared by size now, and by SHA-256 when one is read, at the latest for the fingerprint;
@@ -341,6 +379,8 @@ class Study:
             path: ``study.toml``, or the folder it lies in.
             model: the architecture, where the file names none that is registered; its weights are replaced.
             loss: the loss, where it is not cross-entropy.
+            trust: whether the plugin that the file names, which is Python code, may run; read it first. One that
+                ``ic.models.load_plugin`` has run may anyway.
 
         Returns:
             The study.
@@ -362,11 +402,16 @@ class Study:
         if model is None:
             if found.architecture is None:
                 raise InvalidInput(
-                    f"{file} was saved from a model that ic.models.build did not make: pass the architecture as "
+                    f"{file} was saved from a model that nobody but its user can build: pass the architecture as "
                     "ic.Study.load(path, model=my_model), or register it with @ic.models.register(name) and write that "
                     "name as architecture."
                 )
-            model = build(found.architecture.name, **found.architecture.arguments)
+            name = found.architecture.name
+            if found.plugin is not None:
+                name = run_plugin(found.plugin.path, found.plugin.sha256, trust).named(name)
+            model = build(name, **found.architecture.arguments)
+            if found.fingerprint is not None:  # else nobody knows which precision it had
+                in_kind(model, found.weights)
         load_weights(model, found.weights, found.source)
         if found.frozen is not None:
             freeze(model, found.frozen, file)
@@ -375,7 +420,7 @@ class Study:
             **found.data,
             trajectory=found.trajectory,
             loss=loss,
-            weight_decay=found.weight_decay,
+            weight_decay=Settled(found.weight_decay),
             name=found.name,
         )
         study._expected = found.fingerprint

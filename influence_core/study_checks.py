@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from influence_core.errors import InvalidInput
 from influence_core.losses import Loss
 from influence_core.models import private
-from influence_core.training import Trajectory
+from influence_core.training import Recipe, Trajectory
 
 SPLITS = ("train", "validation", "test")
 """The datasets of a study."""
@@ -52,21 +53,72 @@ def check_kinds(model: Any, trajectory: Any, loss: Any, weight_decay: Any, name:
         model: expected to be a module.
         trajectory: a trajectory, or ``None``.
         loss: a function.
-        weight_decay: a number.
+        weight_decay: a number, or ``None``.
         name: a text.
 
     Raises:
         InvalidInput: naming the part, what was given, and what is expected.
     """
+    check_not_traced(model)
     for what, value, right, expected in (
         ("model", model, isinstance(model, nn.Module), "a torch.nn.Module"),
         ("trajectory", trajectory, trajectory is None or isinstance(trajectory, Trajectory), "a Trajectory, or None"),
         ("loss", loss, callable(loss), "a function of outputs and labels, such as ic.losses.cross_entropy"),
-        ("weight_decay", weight_decay, isinstance(weight_decay, Real), "a number, 0 for none"),
+        (
+            "weight_decay",
+            weight_decay,
+            weight_decay is None or isinstance(weight_decay, Real),
+            "a number, 0 for none, or None for that of the trajectory's recipe",
+        ),
         ("name", name, isinstance(name, str), "a text"),
     ):
         if not right:
             raise InvalidInput(f"{what} is {value!r} ({type(value).__name__}), expected {expected}")
+
+
+def check_not_traced(model: Any) -> None:
+    """Refuse what ``torch.jit`` or ``torch.export`` made of a model: gradients by sample need its layers.
+
+    Args:
+        model: to look at.
+
+    Raises:
+        InvalidInput: saying what to pass instead.
+    """
+    for kind, way in ((torch.jit.ScriptModule, "traced or scripted"), (torch.export.ExportedProgram, "exported")):
+        if isinstance(model, kind):
+            raise InvalidInput(
+                f"the model is a {kind.__name__}, a recorded program whose layers cannot be told apart: pass the "
+                f"torch.nn.Module that was {way}, with the same weights (ic.models.load_weights puts them in)"
+            )
+
+
+class Settled(float):
+    """A weight decay that a study has already: it is neither taken from a recipe nor compared with one."""
+
+
+def settled_decay(weight_decay: float | None, trajectory: Trajectory | None) -> float:
+    """The weight decay of a study.
+
+    Args:
+        weight_decay: as given; ``None`` for that of the trajectory's recipe, or 0 without one.
+        trajectory: of the study.
+
+    Returns:
+        lambda of the penalty lambda/2 ||w||^2.
+    """
+    recipe = None if trajectory is None else trajectory.recipe
+    if weight_decay is None:
+        return 0.0 if recipe is None else recipe.weight_decay
+    known = recipe is not None and recipe != Recipe()
+    if recipe is not None and known and not isinstance(weight_decay, Settled) and weight_decay != recipe.weight_decay:
+        warnings.warn(
+            f"weight_decay={float(weight_decay):g} differs from the {recipe.weight_decay:g} that the recipe of the "
+            "trajectory says the model was trained with: leave it out to take the recipe's",
+            UserWarning,
+            stacklevel=3,  # who makes the study
+        )
+    return float(weight_decay)
 
 
 def freeze(model: nn.Module, frozen: Sequence[str], file: Path) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor
 from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput
 from influence_core.files import alone_in, check_encodable, keep, sha256_of, temporary, write_whole, writing
-from influence_core.models import Architecture, load_tensors, read_facts, write_tensors
+from influence_core.models import Architecture, PluginFile, load_tensors, read_facts, write_tensors
 from influence_core.study_checks import SPLITS as SPLITS  # of a file as of a study
 from influence_core.study_data import Beside, Described, describe
 from influence_core.study_data_read import read_data
@@ -61,6 +61,7 @@ class Contents:
         frozen: names of parameters that are not trained; ``None`` where the file does not say.
         fingerprint: of the study; ``None`` where the file does not say.
         source: the file of the weights, for messages.
+        plugin: the Python file that the architecture is from, or ``None``. To read a study does not run it.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Contents:
     frozen: list[str] | None = None
     fingerprint: str | None = None
     source: str = field(default="the state dict", repr=False)
+    plugin: PluginFile | None = None
 
 
 def toml_path(path: str | Path, writing: bool = False) -> Path:
@@ -145,6 +147,8 @@ def write(contents: Contents, path: str | Path, copy_data: bool = False) -> Path
         with alone_in(folder) as alone:
             known, former = _named_in(path)
             try:
+                if contents.plugin is not None:
+                    spec["model"] |= _write_plugin(folder, contents.plugin)
                 for title, beside, texts in _files(contents, parts):
                     name, digest = _write_part(folder, title, beside, texts)
                     known.add(name)
@@ -165,6 +169,16 @@ def _write_part(folder: Path, title: str, beside: Beside, texts: Mapping[str, st
         name = f"{title}-{digest[:12]}{beside.ending}"
         keep(part, folder / name)
     return name, digest
+
+
+def _write_plugin(folder: Path, plugin: PluginFile) -> dict[str, str]:
+    """Write a plugin under its own name, or, where another file has that, with the start of its SHA-256 in it."""
+    source, digest = plugin.source or b"", str(plugin.sha256)
+    name = plugin.path.name
+    if (folder / name).exists() and sha256_of(folder / name) != digest:
+        name = f"{plugin.path.stem.removesuffix(f'-{digest[:12]}')}-{digest[:12]}.py"
+    write_whole(folder / name, source)
+    return {"plugin": name, "plugin_sha256": digest}
 
 
 def _sweep(folder: Path, only: set[str] | None, former: set[str]) -> None:
@@ -209,7 +223,7 @@ def _spec(contents: Contents, parts: Mapping[str, Described]) -> dict[str, Any]:
         "weight_decay": float(contents.weight_decay),
         "fingerprint": contents.fingerprint,
         "model": {
-            "architecture": built.name if built else CUSTOM,
+            "architecture": built.name.partition("@")[0] if built else CUSTOM,
             "weights": "",
             "sha256": "",
             "frozen": contents.frozen or [],
@@ -266,6 +280,7 @@ def _contents(spec: StudyFile, path: Path) -> Contents:
         frozen=spec.model.frozen,
         fingerprint=spec.fingerprint if _by_content(spec) else None,
         source=str(weights),
+        plugin=PluginFile(folder / spec.model.plugin, spec.model.plugin_sha256) if spec.model.plugin else None,
     )
 
 

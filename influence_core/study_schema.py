@@ -37,6 +37,9 @@ class ModelPart(_Part):
     weights: str
     sha256: Digest | None = None
     frozen: list[str] | None = None
+    plugin: str | None = Field(None, pattern=r"^[^/\\\x00-\x1f]+\.py$")
+    """A Python file beside the study that registers or defines the architecture; it runs if the user says so."""
+    plugin_sha256: Digest | None = None
 
 
 class TensorData(_Part):

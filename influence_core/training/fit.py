@@ -110,7 +110,7 @@ def fit(
     decay: float = 0.9,
     gamma: float = 0.001,
     parts: int = 1,
-    checkpoints: int = 5,
+    checkpoints: int | None = None,
     loss: Loss = cross_entropy,
     augment: Augmentation | None = None,
     seed: int = 0,
@@ -138,7 +138,8 @@ def fit(
         decay: of the moving mean of "fsam".
         gamma: of "lpf", noise relative to the norms of the filters.
         parts: of "lpf", parts of a batch with noise of their own.
-        checkpoints: how many to keep, evenly spaced, the last one at the end.
+        checkpoints: how many to keep, evenly spaced, the last one at the end; by default 5, or one per epoch where
+            there are fewer.
         loss: one loss per sample.
         augment: changes a batch of inputs, or ``None``.
         seed: of the order of the batches and of ``augment``.
@@ -154,11 +155,8 @@ def fit(
     """
     if optimizer not in OPTIMIZERS:
         raise InvalidInput(f"there is no optimizer {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
-    epochs, batch_size, checkpoints = (
-        whole("epochs", epochs),
-        whole("batch_size", batch_size),
-        whole("checkpoints", checkpoints),
-    )
+    epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
+    checkpoints = max(1, min(5, epochs)) if checkpoints is None else whole("checkpoints", checkpoints)
     seed = whole("seed", seed)
     if not -(2**63) <= seed < 2**64:
         raise InvalidInput(f"seed={seed}: torch takes seeds from -2**63 to 2**64 - 1")

@@ -35,9 +35,10 @@ def one(seed: int) -> ic.Study:
     model = ic.models.build("mlp", inputs=16, classes=3, hidden=8)
     names = [f"{'ab'[seed]}{k}" for k in range(3)]
     train = images(24, seed, noise=0.2, dtype=torch.float32, name="train", class_names=names)
-    trajectory = ic.training.fit(model, train, epochs=2, checkpoints=2, batch_size=8)
+    settings = {"epochs": 2, "checkpoints": 2, "batch_size": 8, "weight_decay": 0.01 * (seed + 1)}
+    trajectory = ic.training.fit(model, train, **settings)
     test = images(9, seed + 2, dtype=torch.float32, name="test")
-    return ic.Study(model, train, test, trajectory=trajectory, weight_decay=0.01 * (seed + 1), name=f"study {seed}")
+    return ic.Study(model, train, test, trajectory=trajectory, name=f"study {seed}")
 
 
 def facts(study: ic.Study) -> list[object]:
