@@ -15,6 +15,7 @@ from influence_core.gradients.plan import Plan
 from influence_core.gradients.selection import Selection
 from influence_core.gradients.tape import RuleError, Tape, check_losses
 from influence_core.gradients.types import GradientError, Loss, MixedSamplesError
+from influence_core.inputs import Inputs
 
 _TOLERANCES = {torch.float64: 1e-7, torch.float32: 2e-3}
 _COARSE = 0.1  # half precision, also through autocast
@@ -22,7 +23,7 @@ _COARSE = 0.1  # half precision, also through autocast
 Shapes = dict[int, list[tuple[int, ...] | None]]
 
 
-def probe(model: nn.Module, selection: Selection, plan: Plan, loss: Loss, inputs: Tensor, labels: Tensor) -> float:
+def probe(model: nn.Module, selection: Selection, plan: Plan, loss: Loss, inputs: Inputs, labels: Any) -> float:
     """Compare the planned gradients with one ordinary backward pass per sample, and mend the plan.
 
     A rule is wrong for a module whose parameter is also used elsewhere, by a function say; no look at the module
@@ -60,7 +61,8 @@ def probe(model: nn.Module, selection: Selection, plan: Plan, loss: Loss, inputs
             _recorded(model, plan, _Watched(loss), inputs, labels, weights, {})  # names a layer whose input it is
             raise GradientError(f"plain autograd cannot differentiate this model: {error}") from error
     tolerance = _tolerance(next(iter(selection.parameters.values())).dtype)
-    plan.channels_last = inputs.dim() == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules())
+    images = isinstance(inputs, Tensor) and inputs.dim() == 4
+    plan.channels_last = images and any(isinstance(module, nn.Conv2d) for module in model.modules())
     shapes_of_all: Shapes = {}
     together = _Watched(loss, lambda: _learn_arrangements(plan, shapes_of_one, shapes_of_all))
     with _ShapesRecorded(modules, shapes_of_all):
@@ -80,8 +82,8 @@ def _one_by_one(
     selection: Selection,
     modules: dict[int, nn.Module],
     loss: Loss,
-    inputs: Tensor,
-    labels: Tensor,
+    inputs: Inputs,
+    labels: Any,
     weights: list[float],
 ) -> tuple[dict[str, Tensor], dict[str, float], Shapes, list[tuple[Any, Tensor]], float]:
     """Plain autograd: weighted sums of gradients, sums of their norms, shapes seen, outputs, and the norms' share."""
@@ -121,7 +123,7 @@ class _Watched:
     def __init__(self, loss: Loss, between: Callable[[], None] = lambda: None) -> None:
         self.loss, self._between = loss, between
 
-    def __call__(self, outputs: Any, labels: Tensor) -> Tensor:
+    def __call__(self, outputs: Any, labels: Any) -> Tensor:
         self._between()
         losses = self.loss(outputs, labels)
         check_losses(losses, len(labels))
@@ -129,7 +131,7 @@ class _Watched:
         return losses
 
 
-def _check_loss(together: _Watched, labels: Tensor) -> None:
+def _check_loss(together: _Watched, labels: Any) -> None:
     """Refuses a loss in which one sample's output moves another's loss."""
     outputs = together.outcome[0]
     if outputs is None or not outputs.is_floating_point() or len(labels) == 1:
@@ -210,8 +212,8 @@ def _recorded(
     model: nn.Module,
     plan: Plan,
     loss: _Watched,
-    inputs: Tensor,
-    labels: Tensor,
+    inputs: Inputs,
+    labels: Any,
     weights: list[float],
     reference: dict[str, Tensor],
 ) -> dict[str, float]:
@@ -256,7 +258,7 @@ def _recorded(
                 raise
             plan.channels_last = False  # the model views images in a way that needs channels first
             continue
-        itemsize = inputs.element_size() if inputs.is_floating_point() else 4
+        itemsize = inputs.element_size() if isinstance(inputs, Tensor) and inputs.is_floating_point() else 4
         plan.bytes_per_sample = 2.0 * saved.total / len(inputs) + 2.0 * kept[0] * itemsize
         return errors
 
@@ -292,8 +294,8 @@ def _try_whole_model(
     model: nn.Module,
     plan: Plan,
     loss: Loss,
-    inputs: Tensor,
-    labels: Tensor,
+    inputs: Inputs,
+    labels: Any,
     weights: list[float],
     reference: dict[str, Tensor],
     scales: dict[str, float],
@@ -304,9 +306,9 @@ def _try_whole_model(
     sums: dict[str, Tensor] = {}
     try:
         for some, forms in whole_model_gradients(model, names, loss, inputs, labels, vectorised=True):
-            scale = torch.tensor(weights[some], device=inputs.device)
+            scale = torch.tensor(weights[some])
             for name, form in forms.items():
-                part = (form.rows() * scale.to(form.rows().dtype)[:, None]).sum(0).reshape(reference[name].shape)
+                part = (form.rows() * scale.to(form.rows())[:, None]).sum(0).reshape(reference[name].shape)
                 sums[name] = sums[name] + part if name in sums else part
         errors = {name: float(torch.linalg.vector_norm(sums[name] - reference[name])) for name in names}
         plan.vectorised = not any(_differs(name, errors, scales, tolerance) for name in names)

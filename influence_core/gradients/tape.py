@@ -14,6 +14,7 @@ from influence_core.gradients.contexts import no_autocast
 from influence_core.gradients.forms import Form, merge
 from influence_core.gradients.rules import Call, Rule, output_tensors
 from influence_core.gradients.types import GradientError, Loss
+from influence_core.inputs import Inputs
 
 Deliver = Callable[[dict[str, Form]], None]
 
@@ -110,7 +111,7 @@ class Tape:
         for handle in self._handles:
             handle.remove()
 
-    def run(self, inputs: Tensor, labels: Tensor, loss: Loss, deliver: Deliver) -> Tensor:
+    def run(self, inputs: Inputs, labels: Any, loss: Loss, deliver: Deliver) -> Tensor:
         """One batch: forward, backward, and every block of parameters delivered as soon as its layers are through.
 
         Args:
@@ -144,8 +145,8 @@ class Tape:
             self._recording = False
             self._forget()
 
-    def _formatted(self, inputs: Tensor) -> Tensor:
-        if self.channels_last and inputs.dim() == 4:
+    def _formatted(self, inputs: Inputs) -> Inputs:
+        if self.channels_last and isinstance(inputs, Tensor) and inputs.dim() == 4:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
 
