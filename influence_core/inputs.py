@@ -194,3 +194,29 @@ def _stacked(values: Sequence[Any]) -> Tensor:
 def single(sample: Any) -> Any:
     """One sample as a batch of one; also inside ``torch.func``."""
     return pytree.tree_map(lambda part: part.unsqueeze(0), sample)
+
+
+def with_factors(labels: Inputs, factors: Tensor) -> Bundle:
+    """Labels of any kind with a number for each sample; ``without_factors`` takes them apart.
+
+    Args:
+        labels: [B, ...].
+        factors: [B].
+
+    Returns:
+        Both.
+    """
+    if isinstance(labels, Tensor):
+        return Bundle({"": labels, _FACTOR: factors})
+    return Bundle((*labels.parts, factors) if labels.names is None else {**labels.kwargs, _FACTOR: factors})
+
+
+def without_factors(both: Bundle) -> tuple[Inputs, Tensor]:
+    """What ``with_factors`` was given."""
+    *parts, factors = both.parts
+    if both.names is not None and both.names[0] == "":
+        return parts[0], factors
+    return Bundle._of(None if both.names is None else both.names[:-1], parts), factors
+
+
+_FACTOR = "factor of the loss"

@@ -99,7 +99,7 @@ def at_outputs(model: nn.Module, loss: Loss, data: Data, draw: Draw = "sampled",
 
 
 def on_rows(loss: Loss, outputs: Tensor) -> Loss:
-    """The same loss of outputs as rows ``[B, K]``: itself where they are rows, else it sees them in their shape again."""
+    """The same loss of outputs as rows ``[B, K]``; it sees them in the shape that they have."""
     return loss if outputs.dim() == 2 else _OnRows(loss, tuple(outputs.shape[1:]))
 
 

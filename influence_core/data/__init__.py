@@ -1,14 +1,17 @@
 """Datasets with labels, true labels when known, and pictures to show."""
 
-from influence_core.data.dataset import LabelledDataset, stack_inputs, wrap
+from influence_core.data.dataset import LabelledDataset, stack_inputs
 from influence_core.data.digits import digits
 from influence_core.data.images import EncodedImages, image_folder, parquet_images
 from influence_core.data.labels import check_labels
 from influence_core.data.noise import symmetric_noise
+from influence_core.data.samples import SampleSet
+from influence_core.data.wrapping import wrap
 
 __all__ = [
     "EncodedImages",
     "LabelledDataset",
+    "SampleSet",
     "check_labels",
     "digits",
     "image_folder",

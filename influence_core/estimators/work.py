@@ -97,7 +97,7 @@ def multiplied(
         The work. Streamed over samples, one graph for each batch and ``VECTOR_SHARE`` of a pass for each vector; with
         what is kept, K backward passes of each sample once, and two multiplications for each entry of the Jacobians.
     """
-    size, outputs = parameters_of(study), study.num_classes
+    size, outputs = parameters_of(study), study.num_outputs
     samples = len(study.train) if samples is None else samples
     chosen = way(samples, outputs, size, next(study.model.parameters()).element_size(), memory) if kept else "stream"
     if chosen == "stream":
@@ -139,7 +139,7 @@ def parameters_of(study: Study) -> int:
 
 def diagonal_measured(study: Study) -> Work:
     """The mean diagonal of the curvature, which damping is relative to: a sweep for each of up to 16 outputs."""
-    sweeps = study.num_classes if study.num_classes <= EXACT_OUTPUTS else 1
+    sweeps = study.num_outputs if study.num_outputs <= EXACT_OUTPUTS else 1
     return Work(forward=len(study.train)) + sweeps * swept(len(study.train))
 
 

@@ -1,5 +1,6 @@
 """Architectures for small images, and safe loading of weights."""
 
+from influence_core.models.adapted import adapted, adapted_like, as_given, logits, pick, unpack
 from influence_core.models.architectures import (
     Architecture,
     architecture_of,
@@ -12,7 +13,7 @@ from influence_core.models.architectures import (
     structure_of,
 )
 from influence_core.models.features import final_linear, layer_inputs
-from influence_core.models.outputs import model_outputs
+from influence_core.models.outputs import dataset_losses, model_outputs
 from influence_core.models.private import private
 from influence_core.models.weights import (
     check_finite,
@@ -25,22 +26,29 @@ from influence_core.models.weights import (
 
 __all__ = [
     "Architecture",
+    "adapted",
+    "adapted_like",
     "architecture_of",
     "as_built",
+    "as_given",
     "build",
     "check_finite",
+    "dataset_losses",
     "final_linear",
     "layer_inputs",
     "load_tensors",
     "load_weights",
+    "logits",
     "mlp",
     "model_outputs",
     "names",
+    "pick",
     "private",
     "read_facts",
     "register",
     "save_tensors",
     "small_cnn",
     "structure_of",
+    "unpack",
     "write_tensors",
 ]

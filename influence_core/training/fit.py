@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from influence_core.data import LabelledDataset, check_labels, wrap
+from influence_core.data import LabelledDataset, SampleSet, check_labels, wrap
 from influence_core.errors import InvalidInput
 from influence_core.gradients import plain_attention
 from influence_core.imports import complete_torch
@@ -178,7 +178,7 @@ def fit(
         raise InvalidInput("the train set is empty")
     with plain_attention(), torch.no_grad():
         outputs = model.eval()(data.batch([0])[0].to(device))
-    if outputs.ndim == 2:
+    if outputs.ndim == 2 and not isinstance(data, SampleSet):
         check_labels(data.labels, outputs.shape[1], data.name, "the model has {} outputs")
     parameters = [p for p in model.parameters() if p.requires_grad]
     base = torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)

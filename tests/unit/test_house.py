@@ -17,7 +17,7 @@ FLOORS = (
     "errors inputs parameters threads imports files known_code identity progress measure statistics batches losses "
     "pictures trust _torchvision data models gradients",
     "training curvature scores",
-    "study_schema study_file study_checks",
+    "study_schema study_file study_checks study_general",
     "study doctor",
     "estimators",
     "store runners jobs",
