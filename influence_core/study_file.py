@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
 from influence_core.data import LabelledDataset, image_folder, parquet_images
+from influence_core.data.stored import from_tensors, to_tensors
 from influence_core.errors import InvalidInput
 from influence_core.files import alone_in, check_encodable, keep, sha256_of, temporary, write_whole, writing
 from influence_core.models import Architecture, load_tensors, read_facts, write_tensors
@@ -222,7 +221,7 @@ def _tensor_files(contents: Contents) -> Iterator[tuple[str, tuple[Mapping[str, 
     """Title, tensors and texts of each file; one dataset at a time is in memory."""
     yield "model", (contents.weights, {})
     for split, data in contents.data.items():
-        yield split, (_data_tensors(data), {})
+        yield split, (to_tensors(data), {})
     if contents.trajectory is not None:
         yield "trajectory", _trajectory_tensors(contents.trajectory)
 
@@ -291,26 +290,7 @@ def _read_data(
             std=part.std,
             name=split,
         )
-    tensors = load_tensors(path)
-    for needed in ("inputs", "labels"):
-        if needed not in tensors:
-            raise InvalidInput(f"{path} has no tensor {needed!r}; it holds {', '.join(sorted(tensors)) or 'nothing'}")
-    if tensors["inputs"].shape[:1] != tensors["labels"].shape[:1]:
-        raise InvalidInput(
-            f"{path} has {tuple(tensors['inputs'].shape)[:1]} inputs but {tuple(tensors['labels'].shape)[:1]} labels"
-        )
-    return LabelledDataset(
-        TensorDataset(tensors["inputs"], tensors["labels"]),
-        true_labels=tensors.get("true_labels"),
-        class_names=names,
-        name=split,
-    )
-
-
-def _data_tensors(data: LabelledDataset) -> dict[str, Tensor]:
-    inputs, labels = data.batch(torch.arange(len(data)))
-    tensors = {"inputs": inputs, "labels": labels}
-    return tensors if data.true_labels is None else tensors | {"true_labels": data.true_labels}
+    return from_tensors(load_tensors(path), names, split, str(path))
 
 
 def _trajectory_tensors(trajectory: Trajectory) -> tuple[dict[str, Tensor], dict[str, str]]:

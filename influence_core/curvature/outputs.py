@@ -22,6 +22,7 @@ from influence_core.gradients import Data, Samples, plain_attention
 from influence_core.inputs import Inputs, parts_of
 from influence_core.losses import Loss, as_rows, cross_entropy
 from influence_core.models.forward import Forward
+from influence_core.models.outputs import check_one_shape
 from influence_core.progress import tick
 
 Draw = Literal["sampled", "exact", "empirical"]
@@ -61,7 +62,7 @@ def at_outputs(model: nn.Module, loss: Loss, data: Data, draw: Draw = "sampled",
         A list of ``[N, K]``: one tensor, or K for ``exact``.
 
     Raises:
-        InvalidInput: If ``draw`` is unknown, or samples differ in the number of their outputs.
+        InvalidInput: If ``draw`` is unknown.
     """
     if draw not in _DRAWS:
         raise InvalidInput(f"draw is {draw!r}; choose one of {', '.join(map(repr, _DRAWS))}")
@@ -69,18 +70,13 @@ def at_outputs(model: nn.Module, loss: Loss, data: Data, draw: Draw = "sampled",
     parameter = next(model.parameters())
     samples = Samples(data, None, parameter.device, parameter.dtype)
     pieces: list[list[Tensor]] = []
+    check_one_shape(forward, samples)
     for ids in id_batches(len(samples), OUTPUT_MATRICES):
         tick()
         inputs, labels = samples.batch(ids)
         with plain_attention(), torch.no_grad():
             outputs = forward(inputs)
         loss, outputs = on_rows(given, outputs), as_rows(outputs)
-        if pieces and pieces[0][0].shape[1] != outputs.shape[1]:
-            raise InvalidInput(
-                f"a sample has {outputs.shape[1]} outputs, the first one {pieces[0][0].shape[1]}: where samples differ "
-                "in the number of their outputs there is no matrix at the outputs of all; methods that need none: "
-                "TracIn, RandProj, DataInf"
-            )
         if draw == "empirical":
             found = [output_gradient(loss, outputs, labels)]
         elif given is cross_entropy:

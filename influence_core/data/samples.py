@@ -182,8 +182,8 @@ class SampleSet(LabelledDataset):
         labels = as_inputs(labels)
         if not len(inputs) == len(labels) == len(ids):
             raise InvalidInput(
-                f"a batch of {len(ids)} samples of the {self.name} set has {len(inputs)} inputs and {len(labels)} labels, "
-                "and collate has to give as many of both"
+                f"a batch of {len(ids)} samples of the {self.name} set has {len(inputs)} inputs and {len(labels)} "
+                "labels: collate has to give as many of both"
             )
         return inputs, labels
 

@@ -72,6 +72,9 @@ def probe(model: nn.Module, selection: Selection, plan: Plan, loss: Loss, inputs
     wrong = [name for name in reference if name not in plan.whole_model and _differs(name, errors, scales, tolerance)]
     if wrong:
         plan.drop(wrong, "used in a way that its module's rule does not see")
+    shared = [name for name in _of_shared_inputs(plan, shapes_of_one, shapes_of_all) if name not in plan.whole_model]
+    if shared and len(weights) > 1:
+        plan.drop(shared, "used on something that all samples share, such as the places of words")
     if plan.whole_model:
         _try_whole_model(model, plan, loss, inputs, labels, weights, reference, scales, tolerance)
     return share
@@ -206,6 +209,19 @@ def _learn_arrangements(plan: Plan, ones: Shapes, alls: Shapes) -> None:
                 station.arrangement = "first" if first_one[0] == 1 else "folded"
             elif grown == [1] and first_one[1] == 1:
                 station.arrangement = "second"
+
+
+def _of_shared_inputs(plan: Plan, ones: Shapes, alls: Shapes) -> list[str]:
+    """Parameters of modules whose inputs do not grow with the batch: what comes back is the sum over its samples.
+
+    Numbers show that too, unless the two samples have no gradient.
+    """
+    names: list[str] = []
+    for station in plan.stations:
+        one, both = ones.get(id(station.module)), alls.get(id(station.module))
+        if one is not None and one == both:
+            names += station.wanted.values()
+    return names
 
 
 def _recorded(

@@ -1,6 +1,6 @@
 """Architectures for small images, and safe loading of weights."""
 
-from influence_core.models.adapted import adapted, adapted_like, as_given, logits, pick, unpack
+from influence_core.models.adapted import adapted, adapted_like, adapting, as_given, logits, pick, unpack
 from influence_core.models.architectures import (
     Architecture,
     architecture_of,
@@ -28,6 +28,7 @@ __all__ = [
     "Architecture",
     "adapted",
     "adapted_like",
+    "adapting",
     "architecture_of",
     "as_built",
     "as_given",

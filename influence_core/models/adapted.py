@@ -7,7 +7,8 @@ class of the model stay what they were, and copies keep them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +117,29 @@ def adapted(model: nn.Module, output: Output = logits) -> nn.Module:
         mine.register_forward_pre_hook(Unpack(), prepend=True, with_kwargs=True)
     pick(mine, output)
     return mine
+
+
+@contextmanager
+def adapting(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """A model takes bundles and gives tensors inside the ``with`` block, and is as before afterwards.
+
+    Args:
+        model: is changed in place meanwhile.
+        inputs: what it is given.
+
+    Yields:
+        Nothing.
+    """
+    handles = []
+    if isinstance(inputs, Bundle) and not _own(model._forward_pre_hooks, Unpack):
+        handles.append(model.register_forward_pre_hook(Unpack(), prepend=True, with_kwargs=True))
+    if not _own(model._forward_hooks, Pick):
+        handles.append(model.register_forward_hook(Pick(logits)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def adapted_like(model: nn.Module, other: nn.Module) -> nn.Module:
