@@ -1,4 +1,4 @@
-"""Datasets with labels, true labels when known, and pictures to show."""
+"""Datasets with labels, true labels when known, and pictures to show; and samples of any kind."""
 
 from influence_core.data.dataset import LabelledDataset, stack_inputs
 from influence_core.data.digits import digits
@@ -7,8 +7,10 @@ from influence_core.data.labels import check_labels
 from influence_core.data.noise import symmetric_noise
 from influence_core.data.samples import SampleSet
 from influence_core.data.wrapping import wrap
+from influence_core.inputs import Bundle
 
 __all__ = [
+    "Bundle",
     "EncodedImages",
     "LabelledDataset",
     "SampleSet",

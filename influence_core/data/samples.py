@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -179,7 +180,8 @@ class SampleSet(LabelledDataset):
                 f"the samples of the {self.name} set have no label that could be told from the inputs: give "
                 "labels='name of the input', labels=tensor or target=function of the inputs to ic.data.SampleSet"
             )
-        labels = as_inputs(labels)
+        listed = isinstance(labels, np.ndarray | list) and not any(isinstance(label, Tensor) for label in labels)
+        labels = torch.as_tensor(labels) if listed else as_inputs(labels)
         if not len(inputs) == len(labels) == len(ids):
             raise InvalidInput(
                 f"a batch of {len(ids)} samples of the {self.name} set has {len(inputs)} inputs and {len(labels)} "

@@ -215,6 +215,9 @@ def _of_shared_inputs(plan: Plan, ones: Shapes, alls: Shapes) -> list[str]:
     """Parameters of modules whose inputs do not grow with the batch: what comes back is the sum over its samples.
 
     Numbers show that too, unless the two samples have no gradient.
+
+    Returns:
+        Their names in the model.
     """
     names: list[str] = []
     for station in plan.stations:
