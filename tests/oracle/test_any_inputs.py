@@ -16,7 +16,19 @@ from influence_core.curvature import KFAC, GaussNewton, Hessian, at_outputs
 from influence_core.data import SampleSet
 from influence_core.errors import InvalidInput, NotSupported
 from tests import any_models
-from tests.any_models import GENERAL, Convolved, Encoder, General, gauss_newton, rows, sentences, squared
+from tests.any_models import (
+    CLASSES,
+    GENERAL,
+    LONGEST,
+    WORDS,
+    Convolved,
+    Encoder,
+    General,
+    gauss_newton,
+    rows,
+    sentences,
+    squared,
+)
 
 EXACT = 1e-10
 PADDED = [case for case in GENERAL if isinstance(case.data(1, 0), SampleSet)]
@@ -148,6 +160,61 @@ class WithoutZeros(Convolved):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return super().forward(input_ids, torch.ones_like(attention_mask))
+
+
+# --- what all samples share
+
+
+class Placed(nn.Module):
+    """A vector for each place, made of numbers of places that have no axis of samples, in one of several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.words, self.head = way, nn.Embedding(WORDS, 6), nn.Linear(6, CLASSES)
+        self.places, self.turned = nn.Embedding(LONGEST, 6), nn.Linear(6, 6)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        numbers = torch.arange(input_ids.shape[1])
+        mask = attention_mask[:, :, None].double()
+        found = self.turned(torch.tanh(self.places(numbers[None] if self.way == "one" else numbers)))
+        if self.way == "as a table":
+            found = torch.stack([found[number] for number in numbers])
+        if self.way == "with an axis":
+            found = found[None].expand(len(input_ids), -1, -1)
+        if self.way == "in place":
+            found *= 2.0
+        x = torch.tanh(self.words(input_ids) + found)
+        return self.head((x * mask).sum(1) / mask.sum(1))
+
+
+@pytest.mark.parametrize(
+    ("way", "by_rule"),
+    [("none", True), ("one", True), ("in place", True), ("as a table", False), ("with an axis", False)],
+)
+@pytest.mark.parametrize("size", [1, 2, None])
+def test_places_that_all_samples_share(way: str, by_rule: bool, size: int | None) -> None:
+    case = General(way, lambda: Placed(way), sentences, any_models.cross_entropy)
+    study = case.study()
+    expected = rows(case.model(), case.loss, study.train)
+    consumer = ic.gradients.Gradients()
+    report = ic.gradients.sweep(study.model, study.loss, study.train, [consumer], batch_size=size)
+    assert deviation(torch.cat([g.flatten(1) for g in consumer.result().values()], dim=1), expected) < EXACT
+    fallen = {"places.weight", "turned.weight", "turned.bias"}
+    assert set(report.coverage.fallback) == (set() if by_rule else fallen)
+
+
+def test_places_are_right_though_the_probed_samples_have_no_gradient() -> None:
+    def few(outputs: Tensor, labels: Tensor) -> Tensor:
+        return any_models.cross_entropy(outputs, labels) * (labels == 2)
+
+    case = General("few", Encoder, sentences, few)
+    study = case.study(train=20)
+    labels = study.train.labels.clone()
+    labels[[0, 10]] = 0
+    data = study.train.with_labels(labels)
+    expected = rows(case.model(), few, data)
+    assert float(expected[[0, 10]].abs().max()) == 0.0
+    assert deviation(ic.gradients.squared_norms(study.model, few, data), expected.square().sum(1)) < EXACT
 
 
 # --- curvature
