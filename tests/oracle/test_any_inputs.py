@@ -176,13 +176,14 @@ class Placed(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         numbers = torch.arange(input_ids.shape[1])
         mask = attention_mask[:, :, None].double()
-        found = self.turned(torch.tanh(self.places(numbers[None] if self.way == "one" else numbers)))
+        found = self.places(numbers[None] if self.way == "one" else numbers)
+        if self.way == "in place":
+            found *= 2.0
+        found = self.turned(torch.tanh(found))
         if self.way == "as a table":
             found = torch.stack([found[number] for number in numbers])
         if self.way == "with an axis":
             found = found[None].expand(len(input_ids), -1, -1)
-        if self.way == "in place":
-            found *= 2.0
         x = torch.tanh(self.words(input_ids) + found)
         return self.head((x * mask).sum(1) / mask.sum(1))
 
