@@ -22,6 +22,7 @@ from torch import Tensor
 from influence_core.data import EncodedImages, LabelledDataset
 from influence_core.data.encoded import Origin
 from influence_core.data.sources import KEPT, Files, Pixels
+from influence_core.data.stored import to_tensors
 from influence_core.data.torchvision_sets import load_in_memory
 from influence_core.errors import InvalidInput
 from influence_core.files import sha256_of
@@ -210,7 +211,7 @@ def _labels(data: LabelledDataset) -> dict[str, Tensor]:
 
 
 def _inputs(data: LabelledDataset) -> dict[str, Tensor]:
-    return {"inputs": data.batch(torch.arange(len(data)))[0], **_labels(data), **_texts(data)}
+    return to_tensors(data) | _texts(data)
 
 
 def _pixels(data: LabelledDataset, source: Pixels, ids: list[int]) -> dict[str, Tensor]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
 from influence_core.data import EncodedImages, LabelledDataset, image_folder, image_table, parquet_images
 from influence_core.data.columns import check_inflation
@@ -18,6 +17,7 @@ from influence_core.data.encoded import Origin
 from influence_core.data.images import checked_path
 from influence_core.data.preprocessing import Preprocessing, preprocessing
 from influence_core.data.sources import Files, Pixels
+from influence_core.data.stored import from_tensors
 from influence_core.data.torchvision_sets import load_in_memory
 from influence_core.errors import InvalidInput
 from influence_core.models import load_tensors
@@ -107,15 +107,8 @@ def _way(part: FolderData | TorchvisionData | PixelData, split: str) -> Preproce
 
 def _tensors(path: Path, split: str, names: list[str] | None) -> LabelledDataset:
     tensors = load_tensors(path)
-    _check_tensors(path, tensors, "inputs")
-    return LabelledDataset(
-        TensorDataset(tensors["inputs"], tensors["labels"]),
-        true_labels=tensors.get("true_labels"),
-        class_names=names,
-        filepaths=_texts(path, tensors, "filepaths"),
-        sample_ids=_texts(path, tensors, "sample_ids"),
-        name=split,
-    )
+    texts = {"filepaths": _texts(path, tensors, "filepaths"), "sample_ids": _texts(path, tensors, "sample_ids")}
+    return from_tensors(tensors, names, split, str(path), texts)
 
 
 def _pixels(path: Path, part: PixelData, split: str, names: list[str] | None) -> LabelledDataset:

@@ -14,7 +14,6 @@ from torch import Tensor
 from influence_core.errors import InvalidInput
 from influence_core.files import sha256_of
 
-
 _MOST_ROWS = 10**9
 _MOST_HELD = 1 << 30
 

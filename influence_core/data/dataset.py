@@ -153,6 +153,11 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
         """Name of class ``label``, or the number itself where no names were given."""
         return self.class_names[label] if self.class_names is not None else str(int(label))
 
+    def label_text(self, index: int, true: bool = False) -> str:
+        """The given label of sample ``index``, or the one known to be true, as a person reads it."""
+        labels = self.true_labels if true and self.true_labels is not None else self.labels
+        return self.class_name(int(labels[index]))
+
     def batch(self, ids: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
         """Stack samples.
 
@@ -273,15 +278,7 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
         Raises:
             InvalidInput: if there is no such sample, or a mask has another length.
         """
-        ids = torch.as_tensor(ids)
-        if ids.dtype == torch.bool:
-            if len(ids) != len(self):
-                raise InvalidInput(f"a mask of {len(ids)} values for the {len(self)} samples of the {self.name} set")
-            ids = ids.nonzero().flatten()
-        ids = ids.to(torch.long)
-        bad = ids[(ids < 0) | (ids >= len(self))]
-        if bad.numel():
-            raise InvalidInput(f"there is no {self.name} sample {int(bad[0])}; ids go from 0 to {len(self) - 1}")
+        ids = self._checked(ids)
         listed = ids.tolist()
         source = self._pictures
         return LabelledDataset(
@@ -294,6 +291,19 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
             sample_ids=None if self.sample_ids is None else [self.sample_ids[i] for i in listed],
             name=self.name,
         )
+
+    def _checked(self, ids: Tensor | Sequence[int]) -> Tensor:
+        """Ids, int64, of a subset."""
+        ids = torch.as_tensor(ids)
+        if ids.dtype == torch.bool:
+            if len(ids) != len(self):
+                raise InvalidInput(f"a mask of {len(ids)} values for the {len(self)} samples of the {self.name} set")
+            ids = ids.nonzero().flatten()
+        ids = ids.to(torch.long)
+        bad = ids[(ids < 0) | (ids >= len(self))]
+        if bad.numel():
+            raise InvalidInput(f"there is no {self.name} sample {int(bad[0])}; ids go from 0 to {len(self) - 1}")
+        return ids
 
     @property
     def fingerprint(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,12 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF"
 """What Pillow may take a file for, whatever its name; not EPS, for which it starts another program."""
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()  # by itself Pillow knows some kinds only once it has met a file of another
+    return tuple(kind for kind in FORMATS if kind in Image.OPEN)
 
 
 def decoded(content: bytes, what: str, upright: bool = False) -> Image.Image:
@@ -39,7 +46,7 @@ def decoded(content: bytes, what: str, upright: bool = False) -> Image.Image:
         InvalidInput: if it cannot be decoded, or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
             _check_pixels(image)
             image.load()
             if upright:

@@ -1,5 +1,6 @@
 """Architectures for small images, and safe loading of weights."""
 
+from influence_core.models.adapted import adapted, adapted_like, adapting, as_given, logits, pick, unpack
 from influence_core.models.architectures import (
     Architecture,
     architecture_of,
@@ -12,7 +13,7 @@ from influence_core.models.architectures import (
     structure_of,
 )
 from influence_core.models.features import final_linear, layer_inputs
-from influence_core.models.outputs import model_outputs
+from influence_core.models.outputs import dataset_losses, model_outputs
 from influence_core.models.plugins import Plugin, PluginFile, load_plugin
 from influence_core.models.plugins import run as run_plugin
 from influence_core.models.private import private
@@ -32,10 +33,15 @@ __all__ = [
     "Architecture",
     "Plugin",
     "PluginFile",
+    "adapted",
+    "adapted_like",
+    "adapting",
     "architecture_of",
     "as_built",
+    "as_given",
     "build",
     "check_finite",
+    "dataset_losses",
     "final_linear",
     "in_kind",
     "layer_inputs",
@@ -43,9 +49,11 @@ __all__ = [
     "load_plugin",
     "load_tensors",
     "load_weights",
+    "logits",
     "mlp",
     "model_outputs",
     "names",
+    "pick",
     "private",
     "read_facts",
     "recognised",
@@ -55,5 +63,6 @@ __all__ = [
     "saved_as",
     "small_cnn",
     "structure_of",
+    "unpack",
     "write_tensors",
 ]

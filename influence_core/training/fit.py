@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from influence_core.data import LabelledDataset, check_labels, wrap
+from influence_core.data import LabelledDataset, SampleSet, check_labels, wrap
 from influence_core.errors import InvalidInput
 from influence_core.gradients import plain_attention
 from influence_core.imports import complete_torch
 from influence_core.losses import Loss, cross_entropy
+from influence_core.models import adapting
 from influence_core.progress import contained, track
 from influence_core.training.batchnorm import frozen_statistics
 from influence_core.training.options import Sharpness, check_sgd
@@ -174,9 +175,10 @@ def fit(
     device = next(model.parameters()).device
     if len(data) == 0:
         raise InvalidInput("the train set is empty")
-    with plain_attention(), torch.no_grad():
-        outputs = model.eval()(data.batch([0])[0].to(device))
-    if outputs.ndim == 2:
+    first = data.batch([0])[0]
+    with plain_attention(), torch.no_grad(), adapting(model, first):
+        outputs = model.eval()(first.to(device))
+    if outputs.ndim == 2 and not isinstance(data, SampleSet):
         check_labels(data.labels, outputs.shape[1], data.name, "the model has {} outputs")
     parameters = [p for p in model.parameters() if p.requires_grad]
     base = torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
@@ -191,7 +193,7 @@ def fit(
     rate_sum = 0.0
     stream = Stream(seed, device)
     model.train()
-    with contained():
+    with contained(), adapting(model, first):
         for epoch in track(range(1, epochs + 1), title or f"training with {optimizer.upper()}"):
             total = 0.0
             for i in track(range(per_epoch), "steps"):

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.losses import Loss, cross_entropy
-from influence_core.models import architecture_of, build, recognised
+from influence_core.models import adapted_like, architecture_of, build, recognised
 from influence_core.training.fit import OPTIMIZERS, Watch, fit
 from influence_core.training.randomness import seeded
 from influence_core.training.trajectory import Recipe
@@ -128,7 +128,7 @@ def train_fresh(
             f"{', '.join(OPTIMIZERS)}. Without its trajectory, study.replaced(trajectory=None), the study is trained "
             "with the defaults of fit"
         )
-    fresh = reinitialised(model, seed)
+    fresh = adapted_like(reinitialised(model, seed), model)
     settings = asdict(recipe) | {"seed": seed, "epochs": recipe.epochs if epochs is None else epochs}
     options = settings.pop("options")
     fit(fresh, train, checkpoints=1, loss=loss, watch=watch, title=title, **settings, **options)
