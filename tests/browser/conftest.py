@@ -122,11 +122,11 @@ class Watched:
 
     def open(self, url: str, wait_for: str = PICTURE) -> None:
         self.page.goto(url)
-        self.page.wait_for_selector(wait_for, timeout=60_000)
+        self.page.wait_for_selector(wait_for, timeout=120_000)
         self.settle()
 
     def settle(self) -> None:
-        self.page.wait_for_selector(READY, timeout=60_000)
+        self.page.wait_for_selector(READY, timeout=120_000)
 
     def tiles(self, label: str) -> Locator:
         """The tiles of the gallery with this label."""
@@ -147,7 +147,7 @@ class Watched:
     def quiet(self) -> None:
         """Wait until nothing is computed any more."""
         self.settle()
-        self.page.wait_for_function("() => !document.querySelector('[data-testid=stProgress]')", timeout=90_000)
+        self.page.wait_for_function("() => !document.querySelector('[data-testid=stProgress]')", timeout=180_000)
         self.settle()
 
     def broken_pictures(self) -> int:
@@ -165,7 +165,7 @@ def watched(browser: Browser) -> Iterator[Callable[..., Watched]]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(90_000)  # shared machines are slow at times
         result = Watched(page)
         page.on("pageerror", lambda error: result.problems.append(f"page error: {error}"))
         page.on("response", lambda r: r.status >= 400 and note(result, f"{r.status} {r.url}"))

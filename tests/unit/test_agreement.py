@@ -152,12 +152,17 @@ def test_fifty_thousand_images_take_a_moment() -> None:
         Scores(drawn[:, i : i + 1], torch.arange(n), "influence", test_ids=torch.tensor([TEST]), meta={"estimator": m})
         for i, m in enumerate("abcd")
     ]
-    seconds = []
+    seconds, sorting = [], []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = time.process_time()
         agreement(many, TEST, 20)
-        seconds.append(time.perf_counter() - begin)
-    assert min(seconds) < 0.2
+        seconds.append(time.process_time() - begin)
+        begin = time.process_time()
+        for scores in many:
+            scores.values.sort(dim=0)
+        sorting.append(time.process_time() - begin)
+    print(f"{1e3 * min(seconds):.0f} ms, four sorts {1e3 * min(sorting):.0f}")
+    assert min(seconds) < 20 * min(sorting)  # a loop over the images in Python takes hundreds of times as long
 
 
 # --- which class is taken for which
