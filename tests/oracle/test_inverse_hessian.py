@@ -166,7 +166,9 @@ def test_ekfac_is_the_inverse_of_its_blocks():
     for layer in kfac.layers:
         dense = kfac.dense(layer.weight)[0]
         size, width = len(dense), layer.width
-        dense += (0.1 * float(dense.diagonal().mean()) + study.weight_decay) * torch.eye(size, dtype=dense.dtype)
+        dense += (estimator.damping * float(dense.diagonal().mean()) + study.weight_decay) * torch.eye(
+            size, dtype=dense.dtype
+        )
         places = torch.arange(size).reshape(-1, width)
         order = torch.cat([places[:, :-1].flatten(), places[:, -1]])  # weight, then bias
         block = test[:, begin : begin + size]
