@@ -355,6 +355,7 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
                     for _ in chunks:
                         pass
                 self._scanned = digest, tuple(bad)
+                self._fingerprint = digest
             return self._scanned
 
     def _chunks(self, bad: list[int]) -> Iterator[Tensor]:

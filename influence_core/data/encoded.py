@@ -139,8 +139,9 @@ class EncodedImages(Shareable, Dataset[tuple[Tensor, int]]):
             image = image.convert("RGB")  # what ImageFolder would give the transform
         pixels = self.preprocessing.pixels(image)
         if not isinstance(pixels, Tensor):
+            kind = "picture" if isinstance(pixels, Image.Image) else type(pixels).__name__
             raise InvalidInput(
-                f"the transform gives a {type(pixels).__name__} for image {index}, a tensor is needed: end it with "
+                f"the transform gives a {kind} for image {index}, a tensor is needed: end it with "
                 "torchvision.transforms.v2.ToImage() and ToDtype(torch.float32, scale=True)"
             )
         return pixels

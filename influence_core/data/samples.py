@@ -370,6 +370,7 @@ class SampleSet(LabelledDataset):
                 same = len({(one.shape, one.dtype) if isinstance(one, Tensor) else None for one in labels}) == 1
                 self._found = torch.cat(labels) if same and isinstance(labels[0], Tensor) else None
                 self._scanned = digest.hexdigest(), tuple(bad)
+                self._fingerprint = self._scanned[0]
             return self._scanned
 
     def _input(self, index: int) -> Tensor:

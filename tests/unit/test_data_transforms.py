@@ -159,7 +159,7 @@ def test_a_function_of_ones_own_works(tmp_path):
 def test_a_transform_that_ends_in_a_picture_is_refused(tmp_path):
     root = folder(tmp_path / "set")
     for transform in (v2.Resize(4), lambda image: image):
-        with pytest.raises(InvalidInput, match=r"gives a Image for image 0.*ToImage\(\) and ToDtype"):
+        with pytest.raises(InvalidInput, match=r"gives a picture for image 0.*ToImage\(\) and ToDtype"):
             ic.data.image_folder(root, transform=transform).batch([0])
     with pytest.raises(InvalidInput, match="transform is a str, expected a function"):
         ic.data.image_folder(root, transform="resize")

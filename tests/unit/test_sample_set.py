@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 import influence_core as ic
 from influence_core.data import LabelledDataset, SampleSet, wrap
-from influence_core.errors import InvalidInput, NotSupported
+from influence_core.errors import InvalidInput, NotSupported, ReopenWarning
 from influence_core.inputs import Bundle
 from tests.any_models import GENERAL, Answering, General, cross_entropy, mlp, numbers, pad, sentences, squared
 
@@ -382,7 +382,8 @@ def test_training_takes_general_data() -> None:
 @pytest.mark.parametrize("case", [GENERAL[0], GENERAL[1], GENERAL[2]], ids=lambda case: case.name)
 def test_a_general_study_is_saved(case: General, tmp_path: Any) -> None:
     study = case.study()
-    study.save(tmp_path)
+    with pytest.warns(ReopenWarning):
+        study.save(tmp_path)
     loaded = ic.Study.load(tmp_path, model=case.model(1), loss=case.loss)
     assert loaded.fingerprint == study.fingerprint
     assert torch.equal(loaded.losses(), study.losses())
@@ -393,7 +394,8 @@ def test_named_inputs_of_one_length_are_saved(tmp_path: Any) -> None:
     base = [{"input_ids": torch.randint(1, 9, (5,)), "labels": torch.tensor(i % 3)} for i in range(6)]
     data = SampleSet(base, collate=pad, class_names=["a", "b", "c"])
     study = ic.Study(ENCODER.model(), data, data)
-    study.save(tmp_path)
+    with pytest.warns(ReopenWarning):
+        study.save(tmp_path)
     loaded = ic.Study.load(tmp_path, model=ENCODER.model(1))
     assert loaded.fingerprint == study.fingerprint
     assert loaded.class_names == ["a", "b", "c"]
