@@ -19,7 +19,7 @@ from influence_core import (
     testing,
     training,
 )
-from influence_core.errors import InfluenceError, InvalidInput, NotFitted, NotSupported, StaleResult
+from influence_core.errors import InfluenceError, InvalidInput, NotFitted, NotSupported, ReopenWarning, StaleResult
 from influence_core.scores import Coverage, Scores
 from influence_core.study import Study
 from influence_core.threads import uninterrupted
@@ -35,6 +35,7 @@ __all__ = [
     "InvalidInput",
     "NotFitted",
     "NotSupported",
+    "ReopenWarning",
     "Scores",
     "StaleResult",
     "Study",

@@ -19,3 +19,7 @@ class NotFitted(InfluenceError, RuntimeError):
 
 class StaleResult(InfluenceError, RuntimeError):
     """A stored result belongs to another study, other data or other settings."""
+
+
+class ReopenWarning(UserWarning):
+    """A study was saved that nobody can open without bringing a part of it; the message says which, and the mend."""

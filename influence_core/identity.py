@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from influence_core.errors import NotSupported
 from influence_core.known_code import (
     arguments_of,
+    as_written,
     globals_used,
     imported_inside,
     known_by_name,
@@ -39,8 +40,8 @@ from influence_core.known_code import (
 _INERT = (logging.Logger, logging.LoggerAdapter, type(threading.Lock()), type(threading.RLock()))
 """Classes of things that change no number."""
 
-_OF_MODULES = frozenset(vars(nn.Module())) | {"architecture", "built_as"}
-"""Attributes that every module has, or that ``ic.models.build`` puts on one."""
+_OF_MODULES = frozenset(vars(nn.Module())) | {"architecture", "built_as", "_built_by_influence_core"}
+"""Attributes that every module has, or that ``ic.models.build`` puts on one (the first two did it once)."""
 
 _OF_CLASSES = {
     "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__hash__", "__slotnames__",
@@ -154,6 +155,7 @@ class _Reader:
         self._kept: list[Any] = []  # no id may come twice while this reader lives
 
     def text(self, value: Any) -> str:
+        value = as_written(value)
         if value is None or value is Ellipsis or type(value) in (bool, str, bytes, int, float, complex):
             return f"{type(value).__name__} {value!r}"
         if isinstance(value, (torch.dtype, torch.device, torch.memory_format, torch.layout)):
@@ -312,8 +314,8 @@ class _Reader:
             return self._cannot(f"the compiled class {cls.__module__}.{cls.__qualname__}", f"class {cls.__qualname__}")
         own = {
             name: value
-            for name, value in vars(cls).items()
-            if name not in _OF_CLASSES and not made_by_dataclass(name, value)
+            for name, value in ((name, as_written(value)) for name, value in vars(cls).items())
+            if name not in _OF_CLASSES and not made_by_dataclass(name, value) and (name != "__init__" or value)
         }
         bases = ", ".join(self.text(base) for base in cls.__bases__)
         with self._inside(f"the class {cls.__qualname__} ({self._path[0]})"):

@@ -15,6 +15,16 @@ _BY_NAME = {"torch", "torchvision", "numpy", "influence_core"} | set(sys.stdlib_
 
 _ABSENT = object()
 
+BEFORE_REGISTRATION = "__before_registration__"
+"""Attribute of a function that ``ic.models.register`` put in place of another one: that one, or ``None``."""
+
+
+def as_written(value: Any) -> Any:
+    """What stood where ``ic.models.register`` put a function that notes how it is called; anything else is itself."""
+    while isinstance(value, types.FunctionType) and BEFORE_REGISTRATION in vars(value):
+        value = vars(value)[BEFORE_REGISTRATION]
+    return value
+
 
 def globals_used(code: types.CodeType, namespace: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Each global that some code reads; of a module of the user's own, what is taken from it.

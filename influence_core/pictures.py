@@ -76,10 +76,9 @@ def picture_html(data: LabelledDataset | None, index: int, caption: str) -> str:
     """
     image, label = "", ""
     if data is not None:
-        given = int(data.labels[index])
-        label = _name(data, given)
-        if data.true_labels is not None and int(data.true_labels[index]) != given:
-            label += f" (truly {_name(data, int(data.true_labels[index]))})"
+        given = data.label_text(index)
+        true = given if data.true_labels is None else data.label_text(index, true=True)
+        label = _name(given) if true == given else f"{_name(given)} (truly {_name(true)})"
         try:
             image = f'<img src="{data_url(data, index, 64)}" width="64" alt="" style="border-radius:4px"><br>'
         except NotSupported:
@@ -91,6 +90,6 @@ def picture_html(data: LabelledDataset | None, index: int, caption: str) -> str:
     )
 
 
-def _name(data: LabelledDataset, label: int) -> str:
+def _name(label: str) -> str:
     """A class as HTML; a name written from right to left leaves what stands beside it where it is."""
-    return f"<bdi>{html.escape(data.class_name(label))}</bdi>"
+    return f"<bdi>{html.escape(label)}</bdi>"

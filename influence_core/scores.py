@@ -137,9 +137,9 @@ class Scores:
         ids = self.train_ids[order]
         frame = pd.DataFrame({"rank": range(1, len(ids) + 1), "train_id": ids.numpy(), "score": column[order].numpy()})
         if self.train is not None:
-            frame["given_label"] = [self.train.class_name(int(y)) for y in self.train.labels[ids]]
+            frame["given_label"] = [self.train.label_text(i) for i in ids.tolist()]
             if self.train.true_labels is not None:
-                frame["true_label"] = [self.train.class_name(int(y)) for y in self.train.true_labels[ids]]
+                frame["true_label"] = [self.train.label_text(i, true=True) for i in ids.tolist()]
         return frame
 
     def group(self, train_ids: Sequence[int] | Tensor) -> Tensor:
@@ -287,7 +287,7 @@ class Scores:
             for test_id in self.test_ids[:2].tolist():
                 title = f"test image {test_id}"
                 if self.test is not None:
-                    title += f" ({self.test.class_name(int(self.test.labels[test_id]))})"
+                    title += f" ({self.test.label_text(test_id)})"
                 parts.append(f"<p><b>{html.escape(title)}</b></p>")
                 parts.append(self._row("most harmful", self.harmful(test_id, 6)))
                 parts.append(self._row("most helpful", self.helpful(test_id, 6)))

@@ -6,31 +6,52 @@ import copy
 import hashlib
 import math
 import threading
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
-from influence_core.data import LabelledDataset, check_labels, wrap
-from influence_core.errors import InvalidInput, NotSupported
+from influence_core.data import LabelledDataset, SampleSet, check_labels, wrap
+from influence_core.data.samples import described
+from influence_core.errors import InvalidInput, NotSupported, ReopenWarning
 from influence_core.gradients import check_model
 from influence_core.identity import add_tensor, check_identified, identify, qualified_name
+from influence_core.inputs import Inputs
 from influence_core.losses import Loss, cross_entropy
 from influence_core.models import (
-    architecture_of,
-    as_built,
+    PluginFile,
+    as_given,
     build,
     check_finite,
+    dataset_losses,
+    in_kind,
     load_weights,
+    logits,
     model_outputs,
+    pick,
     private,
+    run_plugin,
+    saved_as,
     structure_of,
+    unpack,
 )
+from influence_core.models.adapted import Output
 from influence_core.study_checks import SPLITS as SPLITS  # what others take from here
-from influence_core.study_checks import check_kinds, check_loss, count_classes, freeze, own_copy
+from influence_core.study_checks import (
+    Settled,
+    answer_of_one,
+    check_kinds,
+    check_loss,
+    count_classes,
+    freeze,
+    own_copy,
+    settled_decay,
+)
+from influence_core.study_general import check_general, check_padding
 from influence_core.threads import uninterrupted
 from influence_core.training import Checkpoint, Trajectory
 
@@ -43,19 +64,25 @@ class Study:
     The model is copied and put in eval mode, so that nothing a notebook does to its own copy changes a result.
 
     Args:
-        model: a trained classifier, inputs [B, ...] to outputs [B, K].
+        model: a trained model, inputs [B, ...] to outputs [B, K] of a classifier, or to any outputs [B, ...].
         train: the training images with the labels the model was trained on; any map-style dataset of
-            ``(input tensor, label)``.
+            ``(input tensor, label)``. Several inputs, inputs of unequal length and labels that are no classes come in
+            ``ic.data.SampleSet``, which samples that speak for themselves are wrapped in.
         test: images to explain, with their labels.
         validation: images with clean labels, apart from ``test``; some estimators need them.
         trajectory: checkpoints of the training; some estimators need them.
         loss: one loss per sample.
-        weight_decay: lambda of the penalty lambda/2 ||w||^2 used in training.
+        weight_decay: lambda of the penalty lambda/2 ||w||^2 used in training; by default that of the trajectory's
+            recipe, and 0 without a trajectory. One that differs from the recipe's is warned of.
         name: shown in the app.
+        output: takes the tensor of outputs from what the model answers; by default that tensor itself, or its
+            ``.logits`` or ``["logits"]``.
 
     Attributes:
-        model: the copy, in eval mode.
-        train: ``LabelledDataset``.
+        model: the copy, in eval mode; it takes what ``study.train.batch(ids)`` gives, and gives a tensor.
+        classes: number of classes K; ``None`` where labels are no classes.
+        num_outputs: numbers that the model gives for a sample.
+        train: ``LabelledDataset``; a ``SampleSet`` where it is general.
         test: ``LabelledDataset``.
         validation: ``LabelledDataset`` or ``None``.
 
@@ -77,14 +104,16 @@ class Study:
         validation: Dataset[Any] | None = None,
         trajectory: Trajectory | None = None,
         loss: Loss = cross_entropy,
-        weight_decay: float = 0.0,
+        weight_decay: float | None = None,
         name: str = "study",
+        output: Output | None = None,
     ) -> None:
         check_kinds(model, trajectory, loss, weight_decay, name)
+        self.output = output
         self.model = own_copy(model).eval()
         self.model.zero_grad(set_to_none=True)
         self.loss = loss
-        self.weight_decay = weight_decay
+        self.weight_decay = settled_decay(weight_decay, trajectory)
         self.name = name
         self.train = wrap(train, "train")
         names = self.train.class_names
@@ -127,8 +156,37 @@ class Study:
         return next(self.model.parameters()).device
 
     @property
+    def num_classes(self) -> int:
+        """Number of classes K.
+
+        Raises:
+            NotSupported: if the labels are no classes.
+        """
+        return self.need_classes("num_classes")
+
+    def need_classes(self, what: str) -> int:
+        """Refuse what makes no sense for labels that are no classes.
+
+        Args:
+            what: needs them, for the message.
+
+        Returns:
+            Number of classes K.
+
+        Raises:
+            NotSupported: if the labels are no classes, with what they are.
+        """
+        if self.classes is None:
+            label = self.train.batch([0])[1][0]
+            whole = isinstance(label, Tensor) and label.dim() == 0 and not label.is_floating_point()
+            beside = f" that are no classes of a model with {self.num_outputs} outputs" if whole else ""
+            raise NotSupported(f"{what} needs class labels; this study's labels are {described(label)}{beside}")
+        return self.classes
+
+    @property
     def class_names(self) -> list[str]:
         """One name per class."""
+        self.need_classes("class_names")
         return self.train.class_names or [str(k) for k in range(self.num_classes)]
 
     def split(self, name: str) -> LabelledDataset:
@@ -151,7 +209,17 @@ class Study:
         return data
 
     def outputs(self, split: str = "test") -> Tensor:
-        """Outputs of the model (logits) for a whole dataset, [n, K]; computed once."""
+        """Outputs of the model (logits) for a whole dataset, [n, K] or [n, ...]; computed once.
+
+        Args:
+            split: "train", "validation" or "test".
+
+        Returns:
+            The outputs, on the CPU.
+
+        Raises:
+            NotSupported: if samples differ in the shape of their outputs.
+        """
         data = self.split(split)
         with self._computing[split]:
             if split not in self._outputs:
@@ -162,22 +230,29 @@ class Study:
 
     def probabilities(self, split: str = "test") -> Tensor:
         """Softmax of the outputs, [n, K]."""
+        self.need_classes("probabilities")
         return self.outputs(split).softmax(1)
 
     def predictions(self, split: str = "test") -> Tensor:
         """Predicted labels, int64 [n]."""
+        self.need_classes("predictions")
         return self.outputs(split).argmax(1)
 
     def losses(self, split: str = "test") -> Tensor:
         """Loss of each sample with its given label, [n]."""
-        return self.loss(self.outputs(split), self.split(split).labels)
+        data = self.split(split)
+        if isinstance(data, SampleSet):
+            return dataset_losses(self.model, self.loss, data)
+        return self.loss(self.outputs(split), data.labels)
 
     def accuracy(self, split: str = "test") -> float:
         """Share of samples whose prediction is the given label."""
+        self.need_classes("accuracy")
         return float((self.predictions(split) == self.split(split).labels).double().mean())
 
     def misclassified(self) -> Tensor:
         """Ids of the test images that the model gets wrong, int64, ascending."""
+        self.need_classes("misclassified")
         return (self.predictions("test") != self.test.labels).nonzero().flatten()
 
     def check_finite(self) -> None:
@@ -233,9 +308,12 @@ class Study:
             "validation": self.validation,
             "trajectory": self.trajectory,
             "loss": self.loss,
-            "weight_decay": self.weight_decay,
+            "weight_decay": Settled(self.weight_decay),
             "name": self.name,
+            "output": self.output,
         }
+        if isinstance(parts.get("weight_decay"), (int, float)):
+            parts["weight_decay"] = Settled(parts["weight_decay"])  # what is replaced is meant
         return Study(**(own | parts))
 
     @property
@@ -284,19 +362,31 @@ class Study:
     def _frozen(self) -> list[str]:
         return [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad]
 
-    def save(self, path: str | Path) -> Path:
-        """Write the study as ``study.toml`` and safetensors files beside it, in place of the study that is there.
+    def save(self, path: str | Path, copy_data: bool = False, plugin: str | Path | None = None) -> Path:
+        """Write the study as ``study.toml`` and files beside it, in place of the study that is there.
 
-        Whatever happens meanwhile, the folder holds the former study or this one.
+        Data that were read from a folder, a table or a dataset of torchvision are referred to by their path, with the
+        SHA-256 of every file, the transform, the labels that were changed and the samples that were chosen: a file
+        that is another later is named before anything is scored. Other pictures are written encoded into a Parquet
+        file, and anything else as tensors. A transform that is none of torchvision's cannot be written: a warning says
+        so, and its inputs are written as tensors. Whatever happens meanwhile, the folder holds the former study or
+        this one.
+
+        A model that was made by ``ic.models.build``, by calling something that is registered, or by torchvision or timm
+        opens by itself; of another one a ``ReopenWarning`` says how it can be opened.
 
         Args:
             path: folder, or the ``.toml`` file to write.
+            copy_data: write all data into the folder, so that it can be sent to somebody as it is.
+            plugin: a Python file that registers (``@ic.models.register``) or defines the model's architecture. It is
+                run once to see that it builds the model, and a copy of it goes beside the study.
 
         Returns:
             The file written.
 
         Raises:
-            InvalidInput: if the disk is full, the folder cannot be written or a name cannot be encoded.
+            InvalidInput: if the disk is full, the folder cannot be written, a name cannot be encoded, or the plugin
+                does not build the model.
             NotSupported: if the model or the loss has parts that cannot be identified, or state that is no tensor.
         """
         with uninterrupted():
@@ -310,28 +400,51 @@ class Study:
                     f"the study {self.name!r} cannot be saved: {name!r} of the model is a {type(value).__name__}, and "
                     "a file holds tensors only: let get_extra_state give a tensor"
                 )
+        architecture, needed = saved_as(as_given(self.model), self._is_model, plugin)
         contents = study_file.Contents(
             name=self.name,
-            class_names=self.class_names,
+            class_names=None if self.classes is None else self.class_names,
             loss="cross_entropy" if self.loss is cross_entropy else qualified_name(self.loss),
             weight_decay=self.weight_decay,
-            architecture=architecture_of(self.model) if as_built(self.model) else None,
+            architecture=architecture,
+            plugin=None if needed is None else PluginFile(needed.path, needed.sha256, needed.source),
             weights=weights,
             data={split: data for split in SPLITS if (data := getattr(self, split)) is not None},
             trajectory=self.trajectory,
             frozen=self._frozen(),
             fingerprint=self.fingerprint,
         )
-        return study_file.write(contents, path)
+        written = study_file.write(contents, path, copy_data)
+        if architecture is None:
+            kind = type(self.model).__name__
+            warnings.warn(
+                f"the study {self.name!r} does not open by itself, because nobody can tell how its model {kind} is "
+                "built: put its class or function, decorated with @ic.models.register(name), into a file and save with "
+                "study.save(path, plugin='file.py'), or bring the model each time, ic.Study.load(path, model=my_model)",
+                ReopenWarning,
+                stacklevel=2,
+            )
+        return written
+
+    def _is_model(self, model: nn.Module) -> bool:
+        """Whether a model with the weights of the study's is the same in all else that counts."""
+        return self.replaced(model=model)._identity[0] == self._identity[0]
 
     @classmethod
-    def load(cls, path: str | Path, model: nn.Module | None = None, loss: Loss | None = None) -> Study:
+    def load(
+        cls, path: str | Path, model: nn.Module | None = None, loss: Loss | None = None, trust: bool = False
+    ) -> Study:
         """Read a study file; every checksum in it is compared. A file of version 1 has none.
+
+        Picture files are compared by size now, and by SHA-256 when one is read, at the latest for the fingerprint;
+        of up to 64 MiB in all, at once.
 
         Args:
             path: ``study.toml``, or the folder it lies in.
             model: the architecture, where the file names none that is registered; its weights are replaced.
             loss: the loss, where it is not cross-entropy.
+            trust: whether the plugin that the file names, which is Python code, may run; read it first. One that
+                ``ic.models.load_plugin`` has run may anyway.
 
         Returns:
             The study.
@@ -353,31 +466,60 @@ class Study:
         if model is None:
             if found.architecture is None:
                 raise InvalidInput(
-                    f"{file} was saved from a model that ic.models.build did not make: pass the architecture as "
+                    f"{file} was saved from a model that nobody but its user can build: pass the architecture as "
                     "ic.Study.load(path, model=my_model), or register it with @ic.models.register(name) and write that "
                     "name as architecture."
                 )
-            model = build(found.architecture.name, **found.architecture.arguments)
+            name = found.architecture.name
+            if found.plugin is not None:
+                name = run_plugin(found.plugin.path, found.plugin.sha256, trust).named(name)
+            model = build(name, **found.architecture.arguments)
+            if found.fingerprint is not None:  # else nobody knows which precision it had
+                in_kind(model, found.weights)
         load_weights(model, found.weights, found.source)
         if found.frozen is not None:
             freeze(model, found.frozen, file)
+        parts: dict[str, Any] = dict(found.data)
         study = cls(
             model,
-            **found.data,
+            **parts,
             trajectory=found.trajectory,
             loss=loss,
-            weight_decay=found.weight_decay,
+            weight_decay=Settled(found.weight_decay),
             name=found.name,
         )
         study._expected = found.fingerprint
-        if found.fingerprint is not None and all(isinstance(d.base, TensorDataset) for d in found.data.values()):
-            _ = study.fingerprint  # of pictures in files it would take long; there it is compared when it is asked for
+        if found.fingerprint is not None and all(d.is_quick for d in found.data.values()):
+            _ = study.fingerprint  # of many picture files it would take long; there it is compared when it is asked for
         return study
 
     def _check_weights(self) -> None:
         for name, tensor in self.model.state_dict().items():
             if isinstance(tensor, Tensor):  # else extra state of the user's own
                 check_finite(tensor, f"{name} of the model")
+
+    def _adapted(self, inputs: Inputs) -> tuple[nn.Module, Tensor]:
+        """Let the model take what the data give and answer with a tensor; a private copy, and its first answer."""
+        unpack(self.model, inputs)
+        if self.output is not None:
+            pick(self.model, self.output)
+        passed = private(self.model)
+        outputs = answer_of_one(passed, inputs)
+        if isinstance(outputs, Tensor):
+            return passed, outputs
+        if self.output is not None:
+            raise InvalidInput(f"output= gave a {type(outputs).__name__} for one sample, expected a tensor (1, ...)")
+        pick(self.model, logits)
+        passed = private(self.model)
+        return passed, answer_of_one(passed, inputs)
+
+    def _check_images(self, split: str, data: LabelledDataset, inputs: Tensor) -> None:
+        first, shape = data.batch([0])[0], inputs.shape[1:]
+        if first.shape[1:] != shape or first.dtype != inputs.dtype:
+            raise InvalidInput(
+                f"{split} images have shape {tuple(first.shape[1:])} and {first.dtype}, train images "
+                f"{tuple(shape)} and {inputs.dtype}: they must agree"
+            )
 
     def _check(self) -> tuple[nn.Module, dict[int, set[str]]]:
         """Check all parts; a private copy of the model after its passes, and what each of them makes anew."""
@@ -393,21 +535,18 @@ class Study:
         inputs, labels = self.train.batch([0]) if len(self.train) else (None, None)
         if inputs is None or labels is None:
             raise InvalidInput("the train set is empty")
-        shape = inputs.shape[1:]
-        passed = private(self.model)
-        self.num_classes = count_classes(passed, inputs)
-        for split in SPLITS:
-            if split == "validation" and self.validation is None:
-                continue
-            data = self.split(split)
+        passed, outputs = self._adapted(inputs)
+        present = {split: data for split in SPLITS if (data := getattr(self, split)) is not None}
+        general = any(isinstance(data, SampleSet) for data in present.values())
+        if general:
+            self.num_outputs, self.classes = check_general(present, self.loss, inputs, labels, outputs)
+        else:
+            self.num_outputs = self.classes = count_classes(outputs)
+        for split, data in present.items():
             if len(data) == 0:
                 raise InvalidInput(f"the {split} set is empty")
-            first = data.batch([0])[0]
-            if first.shape[1:] != shape or first.dtype != inputs.dtype:
-                raise InvalidInput(
-                    f"{split} images have shape {tuple(first.shape[1:])} and {first.dtype}, train images "
-                    f"{tuple(shape)} and {inputs.dtype}: they must agree"
-                )
+            if not general:
+                self._check_images(split, data, inputs)
             if data.class_names is not None and data.class_names != (self.train.class_names or data.class_names):
                 raise InvalidInput(
                     f"the {split} set has the classes {', '.join(data.class_names[:12])}, the train set "
@@ -418,10 +557,13 @@ class Study:
                     f"the {split} set names {len(data.class_names)} classes, "
                     f"but the model has {self.num_classes} outputs"
                 )
-            check_labels(data.labels, self.num_classes, split, "the model has {} outputs")
+            if self.classes is not None:
+                check_labels(data.labels, self.classes, split, "the model has {} outputs")
             data.check_repeatable()
         before = {id(module): _held(module) for module in passed.modules()}
         check_loss(passed, self.loss, inputs, labels)
+        for data in present.values():
+            check_padding(passed, self.loss, data)
         if self.trajectory is not None:
             self.at(self.trajectory[-1])
         return passed, {

@@ -3,9 +3,11 @@
 The file says what a study consists of; numbers lie in safetensors files next to it. Reading one never runs code that
 came with it. This module knows plain facts only, ``Contents``; ``Study.save`` and ``Study.load`` make a study of them.
 
-Version 2 replaces a study as a whole. Its tensor files have names made from their content, so that a new study never
+A study is replaced as a whole. The files beside it have names made from their content, so that a new study never
 overwrites a file of the former one; ``study.toml`` holds the SHA-256 of each, the study's fingerprint and a checksum of
-itself, and is renamed last. Version 1 has no checksums; it is read as ever, and not written any more.
+itself, and is renamed last. Version 3 refers to data in folders, tables and torchvision's datasets by their path, with
+hashes; version 2 wrote all data as tensors, and version 1 had no checksums. Both are read as ever, and not written any
+more.
 """
 
 from __future__ import annotations
@@ -16,25 +18,29 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tomli_w
-import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
-from influence_core.data import LabelledDataset, image_folder, parquet_images
+from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput
 from influence_core.files import alone_in, check_encodable, keep, sha256_of, temporary, write_whole, writing
-from influence_core.models import Architecture, load_tensors, read_facts, write_tensors
+from influence_core.models import Architecture, PluginFile, load_tensors, read_facts, write_tensors
 from influence_core.study_checks import SPLITS as SPLITS  # of a file as of a study
-from influence_core.study_schema import CUSTOM, FolderData, ParquetData, StudyFile, TensorData, checksum_of, parse
+from influence_core.study_data import Beside, Described, describe
+from influence_core.study_data_read import read_data
+from influence_core.study_schema import CUSTOM, StudyFile, TensorData, checksum_of, parse
 from influence_core.training import Checkpoint, Recipe, Trajectory
 
 FILE_NAME = "study.toml"
 _PART = "(model|train|validation|test|trajectory)"
-_OURS = re.compile(rf"{_PART}-[0-9a-f]{{12}}\.safetensors|({_PART}|.+\.toml)\.[0-9a-f]{{12}}\.tmp", re.DOTALL)
+_OURS = re.compile(
+    rf"{_PART}-[0-9a-f]{{12}}\.(safetensors|(rows|pictures)\.parquet)|({_PART}|.+\.toml)\.[0-9a-f]{{12}}\.tmp",
+    re.DOTALL,
+)
 _PLAIN = re.compile(rf"{_PART}\.safetensors")
 _TRIES = 5
 
@@ -55,6 +61,7 @@ class Contents:
         frozen: names of parameters that are not trained; ``None`` where the file does not say.
         fingerprint: of the study; ``None`` where the file does not say.
         source: the file of the weights, for messages.
+        plugin: the Python file that the architecture is from, or ``None``. To read a study does not run it.
     """
 
     name: str
@@ -68,6 +75,7 @@ class Contents:
     frozen: list[str] | None = None
     fingerprint: str | None = None
     source: str = field(default="the state dict", repr=False)
+    plugin: PluginFile | None = None
 
 
 def toml_path(path: str | Path, writing: bool = False) -> Path:
@@ -110,12 +118,13 @@ def read(path: str | Path) -> Contents:
     raise InvalidInput(f"{path} is being written again and again: load it once the other program has finished")
 
 
-def write(contents: Contents, path: str | Path) -> Path:
+def write(contents: Contents, path: str | Path, copy_data: bool = False) -> Path:
     """Write a study file in place of the one that is there, as a whole.
 
     Args:
-        contents: to write; its datasets are written as tensors, with labels and, when known, true labels.
+        contents: to write; its datasets are referred to where they lie on the disk, and else written out.
         path: folder, or the ``.toml`` file to write.
+        copy_data: write all data out.
 
     Returns:
         The file written.
@@ -126,7 +135,11 @@ def write(contents: Contents, path: str | Path) -> Path:
     """
     path = toml_path(path, writing=True)
     folder = path.parent
-    spec = _spec(contents)
+    parts = {
+        split: describe(data, folder, contents.class_names, copy_data, lambda name: _OURS.fullmatch(name) is not None)
+        for split, data in contents.data.items()
+    }
+    spec = _spec(contents, parts)
     _toml(spec, path)  # a text that no file can hold is found before any file is written
     with writing(path):
         check_encodable(path)
@@ -134,23 +147,38 @@ def write(contents: Contents, path: str | Path) -> Path:
         with alone_in(folder) as alone:
             known, former = _named_in(path)
             try:
-                for title, (tensors, texts) in _tensor_files(contents):
-                    name, digest = _write_part(folder, title, tensors, texts)
+                if contents.plugin is not None:
+                    spec["model"] |= _write_plugin(folder, contents.plugin)
+                for title, beside, texts in _files(contents, parts):
+                    name, digest = _write_part(folder, title, beside, texts)
                     known.add(name)
-                    spec[title] |= {"weights" if title == "model" else "path": name, "sha256": digest}
+                    spec[title] |= {beside.key: name, "rows_sha256" if beside.key == "rows" else "sha256": digest}
                 write_whole(path, _toml(spec, path))
             finally:
                 _sweep(folder, None if alone else known, former)
     return path
 
 
-def _write_part(folder: Path, title: str, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> tuple[str, str]:
-    """Write tensors under a name made from the file's content; name and SHA-256."""
+def _write_part(folder: Path, title: str, beside: Beside, texts: Mapping[str, str]) -> tuple[str, str]:
+    """Write a file under a name made from its content; name and SHA-256."""
     with temporary(folder, title) as part:
-        digest = write_tensors(part, tensors, texts)
-        name = f"{title}-{digest[:12]}.safetensors"
+        if beside.tensors is not None:
+            digest = write_tensors(part, beside.tensors(), texts)
+        elif beside.write is not None:
+            digest = beside.write(part)
+        name = f"{title}-{digest[:12]}{beside.ending}"
         keep(part, folder / name)
     return name, digest
+
+
+def _write_plugin(folder: Path, plugin: PluginFile) -> dict[str, str]:
+    """Write a plugin under its own name, or, where another file has that, with the start of its SHA-256 in it."""
+    source, digest = plugin.source or b"", str(plugin.sha256)
+    name = plugin.path.name
+    if (folder / name).exists() and sha256_of(folder / name) != digest:
+        name = f"{plugin.path.stem.removesuffix(f'-{digest[:12]}')}-{digest[:12]}.py"
+    write_whole(folder / name, source)
+    return {"plugin": name, "plugin_sha256": digest}
 
 
 def _sweep(folder: Path, only: set[str] | None, former: set[str]) -> None:
@@ -177,31 +205,32 @@ def _named_in(path: Path) -> tuple[set[str], set[str]]:
         spec = parse(path)[1]
         parts = [getattr(spec, split) for split in SPLITS] + [spec.trajectory]
         named = {spec.model.weights, *(part.path for part in parts if part is not None)}
+        named |= {part.rows for part in parts if getattr(part, "rows", None) is not None}
         return named, {name for name in named if spec.version == 1 and _PLAIN.fullmatch(name)}
     return set(), set()
 
 
-def _spec(contents: Contents) -> dict[str, Any]:
-    """The file without the names of tensor files."""
+def _spec(contents: Contents, parts: Mapping[str, Described]) -> dict[str, Any]:
+    """The file without the names of the files beside it."""
     built = contents.architecture
     if built is not None and not _is_plain(built.arguments):
         built = None  # arguments that TOML cannot hold: whoever loads the study brings the model
     spec: dict[str, Any] = {
-        "version": 2,
+        "version": 3,
         "name": contents.name,
         "class_names": contents.class_names,
         "loss": contents.loss,
         "weight_decay": float(contents.weight_decay),
         "fingerprint": contents.fingerprint,
         "model": {
-            "architecture": built.name if built else CUSTOM,
+            "architecture": built.name.partition("@")[0] if built else CUSTOM,
             "weights": "",
             "sha256": "",
             "frozen": contents.frozen or [],
             "arguments": built.arguments if built else {},
         },
     }
-    spec |= {split: {"format": "tensors"} for split in contents.data}
+    spec |= {split: dict(part.facts) for split, part in parts.items()}
     if contents.trajectory is not None:
         spec["trajectory"] = {}
     return {key: value for key, value in spec.items() if value is not None}
@@ -218,13 +247,15 @@ def _toml(spec: dict[str, Any], path: Path) -> bytes:
     return f'checksum = "{checksum_of(body)}"\n'.encode() + body
 
 
-def _tensor_files(contents: Contents) -> Iterator[tuple[str, tuple[Mapping[str, Tensor], dict[str, str]]]]:
-    """Title, tensors and texts of each file; one dataset at a time is in memory."""
-    yield "model", (contents.weights, {})
-    for split, data in contents.data.items():
-        yield split, (_data_tensors(data), {})
+def _files(contents: Contents, parts: Mapping[str, Described]) -> Iterator[tuple[str, Beside, Mapping[str, str]]]:
+    """Title, content and texts of each file; one dataset at a time is in memory."""
+    yield "model", Beside("weights", ".safetensors", lambda: contents.weights), {}
+    for split, part in parts.items():
+        if part.beside is not None:
+            yield split, part.beside, {}
     if contents.trajectory is not None:
-        yield "trajectory", _trajectory_tensors(contents.trajectory)
+        tensors, texts = _trajectory_tensors(contents.trajectory)
+        yield "trajectory", Beside("path", ".safetensors", lambda: tensors), texts
 
 
 def _contents(spec: StudyFile, path: Path) -> Contents:
@@ -238,14 +269,29 @@ def _contents(spec: StudyFile, path: Path) -> Contents:
         weight_decay=spec.weight_decay,
         architecture=None if built.name == CUSTOM else built,
         weights=load_tensors(weights),
-        data={split: _read_data(part, folder, split, spec) for split in SPLITS if (part := getattr(spec, split))},
+        data={
+            split: read_data(part, folder, split, spec.class_names, partial(_of, folder, spec))
+            for split in SPLITS
+            if (part := getattr(spec, split))
+        },
         trajectory=None
         if spec.trajectory is None
         else _read_trajectory(_checked(folder, spec.trajectory.path, spec.trajectory.sha256, spec)),
         frozen=spec.model.frozen,
-        fingerprint=spec.fingerprint,
+        fingerprint=spec.fingerprint if _by_content(spec) else None,
         source=str(weights),
+        plugin=PluginFile(folder / spec.model.plugin, spec.model.plugin_sha256) if spec.model.plugin else None,
     )
+
+
+def _by_content(spec: StudyFile) -> bool:
+    """Whether the fingerprint was made as it is now; before version 3 it hashed the inputs of pictures too."""
+    parts = [getattr(spec, split) for split in SPLITS]
+    return spec.version > 2 or all(part is None or isinstance(part, TensorData) for part in parts)
+
+
+def _of(folder: Path, spec: StudyFile, name: str, digest: str | None, inside: bool) -> Path:
+    return _checked(folder, name, digest, spec, inside)
 
 
 def _checked(folder: Path, name: str, digest: str | None, spec: StudyFile, inside: bool = True) -> Path:
@@ -269,48 +315,6 @@ def _checked(folder: Path, name: str, digest: str | None, spec: StudyFile, insid
             "exchanged. Copy it again; or, if it was meant, take the lines 'sha256' and 'checksum' out of the .toml"
         )
     return path
-
-
-def _read_data(
-    part: TensorData | FolderData | ParquetData, folder: Path, split: str, spec: StudyFile
-) -> LabelledDataset:
-    names = spec.class_names
-    if isinstance(part, FolderData):
-        path = folder / part.path
-        return image_folder(path, size=part.size, mean=part.mean, std=part.std, class_names=names, name=split)
-    path = _checked(folder, part.path, part.sha256, spec, inside=isinstance(part, TensorData))
-    if isinstance(part, ParquetData):
-        return parquet_images(
-            path,
-            image=part.image,
-            label=part.label,
-            true_label=part.true_label,
-            class_names=names,
-            size=part.size,
-            mean=part.mean,
-            std=part.std,
-            name=split,
-        )
-    tensors = load_tensors(path)
-    for needed in ("inputs", "labels"):
-        if needed not in tensors:
-            raise InvalidInput(f"{path} has no tensor {needed!r}; it holds {', '.join(sorted(tensors)) or 'nothing'}")
-    if tensors["inputs"].shape[:1] != tensors["labels"].shape[:1]:
-        raise InvalidInput(
-            f"{path} has {tuple(tensors['inputs'].shape)[:1]} inputs but {tuple(tensors['labels'].shape)[:1]} labels"
-        )
-    return LabelledDataset(
-        TensorDataset(tensors["inputs"], tensors["labels"]),
-        true_labels=tensors.get("true_labels"),
-        class_names=names,
-        name=split,
-    )
-
-
-def _data_tensors(data: LabelledDataset) -> dict[str, Tensor]:
-    inputs, labels = data.batch(torch.arange(len(data)))
-    tensors = {"inputs": inputs, "labels": labels}
-    return tensors if data.true_labels is None else tensors | {"true_labels": data.true_labels}
 
 
 def _trajectory_tensors(trajectory: Trajectory) -> tuple[dict[str, Tensor], dict[str, str]]:

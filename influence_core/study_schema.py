@@ -37,6 +37,9 @@ class ModelPart(_Part):
     weights: str
     sha256: Digest | None = None
     frozen: list[str] | None = None
+    plugin: str | None = Field(None, pattern=r"^[^/\\\x00-\x1f]+\.py$")
+    """A Python file beside the study that registers or defines the architecture; it runs if the user says so."""
+    plugin_sha256: Digest | None = None
 
 
 class TensorData(_Part):
@@ -47,31 +50,82 @@ class TensorData(_Part):
     sha256: Digest | None = None
 
 
-class FolderData(_Part):
+class _Pictures(_Part):
+    """What is done to pictures: a ``transform``, step by step, or ``size``, ``mean`` and ``std``.
+
+    ``rows`` is a Parquet file beside the study with what the data's own place does not say: which samples (``row``, or
+    ``file`` of a folder), changed labels, and the size and first 16 bytes of the SHA-256 of each picture file.
+    """
+
+    path: str
+    transform: list[dict[str, Any]] | None = None
+    size: tuple[int, int] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    rows: str | None = None
+    rows_sha256: Digest | None = None
+
+
+class FolderData(_Pictures):
     """Data as ``path/CLASS/picture.png``."""
 
     format: Literal["folder"]
-    path: str
-    size: tuple[int, int] | None = None
-    mean: list[float] = [0.0, 0.0, 0.0]
-    std: list[float] = [1.0, 1.0, 1.0]
 
 
-class ParquetData(_Part):
-    """Data as a Parquet file with one encoded picture per row."""
+class ParquetData(_Pictures):
+    """Data as a Parquet file with one encoded picture per row, as versions 1 and 2 call it; see ``TableData``."""
 
     format: Literal["parquet"]
-    path: str
     sha256: Digest | None = None
     image: str = "image"
     label: str = "label"
     true_label: str | None = None
-    size: tuple[int, int] | None = None
-    mean: list[float] = [0.0, 0.0, 0.0]
-    std: list[float] = [1.0, 1.0, 1.0]
 
 
-DataPart = Annotated[TensorData | FolderData | ParquetData, Field(discriminator="format")]
+class TableData(_Pictures):
+    """Data as a CSV, Parquet, Arrow or Feather file; ``image`` is its column of paths or bytes."""
+
+    format: Literal["table"]
+    sha256: Digest | None = None
+    image: str = "file"
+    label: str = "label"
+    true_label: str | None = None
+    sample_id: str | None = None
+    filepath: str | None = None
+    split: str | None = None
+    splits: list[str] | None = None
+    root: str | None = None
+
+
+class TorchvisionData(_Pictures):
+    """A dataset of torchvision below ``path``; ``part`` is its argument ``train`` or ``split``."""
+
+    format: Literal["torchvision"]
+    name: str
+    part: bool | str
+    sha256: Digest | None = None
+
+
+class PixelData(_Pictures):
+    """Data in one safetensors file: ``pixels`` uint8 [N, H, W] or [N, H, W, 3], and as ``TensorData``."""
+
+    format: Literal["pixels"]
+    sha256: Digest | None = None
+
+
+DataPart = Annotated[
+    TensorData | FolderData | ParquetData | TableData | TorchvisionData | PixelData, Field(discriminator="format")
+]
+
+FORMATS: dict[str, type[BaseModel]] = {
+    "tensors": TensorData,
+    "folder": FolderData,
+    "parquet": ParquetData,
+    "table": TableData,
+    "torchvision": TorchvisionData,
+    "pixels": PixelData,
+}
+"""What ``format`` of a dataset can be."""
 
 
 class TrajectoryPart(_Part):
@@ -84,7 +138,7 @@ class TrajectoryPart(_Part):
 class StudyFile(_Part):
     """The whole of ``study.toml``."""
 
-    version: Literal[1, 2]
+    version: Literal[1, 2, 3]
     checksum: Digest | None = None
     fingerprint: Digest | None = None
     name: str = "study"
@@ -155,7 +209,7 @@ def _sentence(error: ValidationError) -> str:
     """The first problem of a file in one sentence, with the keys that would be right."""
     found = error.errors()
     first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])  # a misspelt key also misses
-    formats: dict[str, type[BaseModel]] = {"tensors": TensorData, "folder": FolderData, "parquet": ParquetData}
+    formats = FORMATS
     where = [str(part) for part in first["loc"] if part not in formats]
     key = ".".join(where)
     kind, more = first["type"], error.error_count() - 1

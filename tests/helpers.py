@@ -34,11 +34,10 @@ def net(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
 def study(noise: float = 0.25, epochs: int = 4, dtype: torch.dtype = torch.float64) -> ic.Study:
     """A model with batch normalisation, trained for a moment on mislabelled images, with four checkpoints."""
     train, model = images(24, seed=1, noise=noise, dtype=dtype), net(dtype=dtype)
-    trajectory = ic.training.fit(
-        model, train, optimizer="sam", epochs=epochs, batch_size=8, learning_rate=0.05, checkpoints=4
-    )
+    settings = {"batch_size": 8, "learning_rate": 0.05, "weight_decay": 1e-3, "checkpoints": 4}
+    trajectory = ic.training.fit(model, train, optimizer="sam", epochs=epochs, **settings)
     test, validation = images(9, seed=3, dtype=dtype), images(12, seed=2, dtype=dtype)
-    return ic.Study(model, train, test, validation, trajectory, weight_decay=1e-3)
+    return ic.Study(model, train, test, validation, trajectory)
 
 
 def literal_gradients(model: nn.Module, loss: Any, data: LabelledDataset, labels: Tensor | None = None) -> Tensor:

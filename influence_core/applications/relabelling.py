@@ -79,7 +79,7 @@ def relabel_table(study: Study, scores: Scores, suggested: Tensor, threshold: fl
         {
             "schema_version": SCHEMA_VERSION,
             "run_id": run,
-            "sample_id": f"train-{i:06d}",
+            "sample_id": f"train-{i:06d}" if data.sample_ids is None else data.sample_ids[i],
             "index": i,
             "split": "train",
             "filepath": data.filepath(i),
@@ -197,12 +197,19 @@ def _conflict(dataset: LabelledDataset, names: list[str], row: dict[Any, Any], s
     given = names[int(dataset.labels[index])]
     if row["given_label"] != given:
         return f"{row['sample_id']} was given {row['given_label']!r} in the table but {given!r} in the dataset"
-    if row["sha256"] and row["sha256"] != dataset.sample_sha256(index):
+    known = dataset.sample_sha256, dataset.input_sha256  # a table of a study that held the inputs has the second
+    if row["sha256"] and all(row["sha256"] != sha256(index) for sha256 in known):
         return f"{row['sample_id']} is another image in the dataset (its SHA-256 differs)"
     if row["split"] and dataset.name in SPLITS and row["split"] != dataset.name:
         return f"{row['sample_id']} is of the {row['split']} set, the dataset is the {dataset.name} set"
+    if dataset.sample_ids is not None and row["sample_id"] != dataset.sample_ids[index]:
+        return f"{row['sample_id']} has index {index}, where the dataset has {dataset.sample_ids[index]}"
     numbered = re.fullmatch(r"(train|validation|test)-([0-9]+)", row["sample_id"])
-    if numbered and (numbered[1] != (row["split"] or numbered[1]) or int(numbered[2]) != index):
+    if (
+        dataset.sample_ids is None
+        and numbered
+        and (numbered[1] != (row["split"] or numbered[1]) or int(numbered[2]) != index)
+    ):
         return f"{row['sample_id']} has index {index} of the {row['split']} set: the row was mixed up"
     return ""
 

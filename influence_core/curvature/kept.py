@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -151,5 +151,5 @@ class _Some:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def batch(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, ids: Tensor) -> tuple[Any, Any]:
         return self._samples.batch(self._ids[ids])

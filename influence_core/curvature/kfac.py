@@ -12,7 +12,7 @@ Martens 2016). EK-FAC keeps the eigenbasis and takes the second moments of the g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,7 +93,7 @@ class KFAC:
         if selection.masks:
             raise InvalidInput(f"K-FAC takes whole layers, but {next(iter(selection.masks))!r} has a mask")
         drawn = at_outputs(model, loss, data, draw, seed)
-        moments = _Factors(find_layers(model, selection))
+        moments = _Factors(find_layers(model, selection), padded=bool(getattr(data, "pads", False)))
         for weights in drawn:
             sweep(model, linear_loss, data, [moments], labels=weights, parameters=selection, **options)
         layers = tuple(moments.layers())
@@ -125,9 +125,14 @@ class KFAC:
 
 @dataclass
 class _Factors:
-    """Consumer: A and S of every layer, added up in float64 over any number of sweeps."""
+    """Consumer: A and S of every layer, added up in float64 over any number of sweeps.
+
+    In data that pad, positions through which no gradient comes back are left out: how many there are depends on the
+    batch.
+    """
 
     candidates: list[Layer]
+    padded: bool = False
     _inputs: dict[str, Tensor] = field(default_factory=dict)
     _outputs: dict[str, Tensor] = field(default_factory=dict)
     _positions: dict[str, float] = field(default_factory=dict)
@@ -155,15 +160,27 @@ class _Factors:
                 self._unfactored.add(layer.weight)
                 continue
             for outputs, inputs in pieces:
-                self._positions[layer.weight] += outputs[0].shape[0] * outputs[0].shape[1]
+                used = self._used(outputs)
+                self._positions[layer.weight] += (
+                    outputs[0].shape[0] * outputs[0].shape[1] if used is None else len(used)
+                )
                 for g, (d, a) in enumerate(zip(outputs, inputs, strict=True)):
                     a, d = a.flatten(0, 1), d.flatten(0, 1)
+                    if used is not None:
+                        a, d = a[used], d[used]
                     total, inner = self._inputs[layer.weight][g], a.shape[1]
                     total[:inner, :inner] += a.T @ a
                     if layer.bias is not None:  # the column of ones, without writing it
                         total[inner, :inner] += a.sum(0)
                         total[inner, inner] += len(a)
                     self._outputs[layer.weight][g] += d.T @ d
+
+    def _used(self, outputs: Sequence[Tensor]) -> Tensor | None:
+        """Which positions count, of all samples one after the other; all where it is None."""
+        if not self.padded:
+            return None
+        alive = torch.stack([d.flatten(0, 1).any(1) for d in outputs]).any(0)
+        return alive.nonzero().flatten()
 
     def finish(self) -> None:
         """Nothing left to do."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from influence_core.batches import batch_size_for
 from influence_core.curvature.kept import KEPT_MIB, KeptJacobians, KeptMatrix, Way, keep_jacobians, keep_matrix, way
-from influence_core.curvature.outputs import Draw, at_outputs, linear_loss, output_hessian
+from influence_core.curvature.outputs import Draw, at_outputs, linear_loss, output_product
 from influence_core.curvature.shared import lasting, once
 from influence_core.curvature.vectors import Vectors, flatten, unflatten
 from influence_core.errors import InvalidInput
@@ -35,7 +35,8 @@ from influence_core.gradients import (
     select,
     squared_norms,
 )
-from influence_core.losses import Loss
+from influence_core.inputs import Inputs, concatenated
+from influence_core.losses import Loss, as_rows
 from influence_core.models.private import private
 from influence_core.progress import tick
 
@@ -167,14 +168,14 @@ class Operator(ABC):
         stacked = unflatten(rows.detach().to(self.parameters[0]), self.shapes)
         return [[v[r] for v in stacked.values()] for r in range(len(rows))]
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _batches(self) -> Iterator[tuple[Tensor, Any, Any]]:
         for ids in torch.arange(len(self._samples)).split(self._batch_size):
             tick()
             yield ids, *self._samples.batch(ids)
 
     @abstractmethod
     def _products(
-        self, ids: Tensor, inputs: Tensor, labels: Tensor, vectors: Sequence[Sequence[Tensor]]
+        self, ids: Tensor, inputs: Inputs, labels: Any, vectors: Sequence[Sequence[Tensor]]
     ) -> Iterator[Sequence[Tensor | None]]:
         """For every vector, the sum over the batch of the sample's matrix times it, parameter by parameter."""
 
@@ -183,7 +184,7 @@ class Hessian(Operator):
     r"""The Hessian :math:`\frac1N\sum_n\nabla^2\ell_n + (\lambda+\delta)I`: exact, and indefinite in general."""
 
     def _products(
-        self, ids: Tensor, inputs: Tensor, labels: Tensor, vectors: Sequence[Sequence[Tensor]]
+        self, ids: Tensor, inputs: Inputs, labels: Any, vectors: Sequence[Sequence[Tensor]]
     ) -> Iterator[Sequence[Tensor | None]]:
         total = self.loss(self.model(inputs), labels).sum()
         gradients = torch.autograd.grad(total, self.parameters, create_graph=True, allow_unused=True)
@@ -234,10 +235,14 @@ class GaussNewton(Operator):
     def _keep(self, chosen: Way) -> KeptJacobians | KeptMatrix | None:
         """What products need, or ``None`` where it cannot be had."""
         choice = list(self.shapes)
-        outputs, labels = self._seen()
-        every = torch.arange(len(outputs))
-        units = torch.eye(outputs.shape[1]).to(outputs)
-        columns = [self._curved(every, outputs, labels, unit.expand_as(outputs)) for unit in units]
+        seen = self._seen()
+        if seen is None:
+            return None  # samples differ in the number of their outputs
+        outputs, labels = seen
+        rows = as_rows(outputs)
+        every = torch.arange(len(rows))
+        units = torch.eye(rows.shape[1]).to(rows)
+        columns = [self._curved(every, outputs, labels, unit.expand_as(rows)) for unit in units]
         curvature = torch.stack(columns, dim=2)
         try:
             if chosen == "jacobians":
@@ -247,13 +252,10 @@ class GaussNewton(Operator):
             return None  # what has no per-sample gradients can still be differentiated batch by batch
 
     def _outputs(self) -> int:
-        """K, by a pass over one sample."""
+        """Numbers that the model gives for a sample, by a pass over one."""
         inputs, _ = self._samples.batch(torch.tensor([0]))
         with plain_attention(), no_autocast(), torch.no_grad():
-            outputs = private(self.model)(inputs)
-        if outputs.dim() != 2:
-            raise InvalidInput(f"the model gives outputs {tuple(outputs.shape)}, expected [samples, classes]")
-        return int(outputs.shape[1])
+            return as_rows(private(self.model)(inputs)).shape[1]
 
     def trace(self) -> float:
         """The sum of the diagonal of the mean over samples, where ``kept`` has what it needs; else NaN."""
@@ -264,14 +266,17 @@ class GaussNewton(Operator):
             return super()._sum(rows)
         return self._kept(rows.detach().to(self.parameters[0])).to(rows)
 
-    def _seen(self) -> tuple[Tensor, Tensor]:
-        """Outputs and labels of all samples."""
+    def _seen(self) -> tuple[Tensor, Inputs] | None:
+        """Outputs and labels of all samples, where they have one shape."""
         mine, outputs, labels = self._private(), [], []
         with plain_attention(), no_autocast(), torch.no_grad():
             for _, inputs, given in self._batches():
                 outputs.append(mine.model(inputs))
                 labels.append(given)
-        return torch.cat(outputs), torch.cat(labels)
+        try:
+            return torch.cat(outputs), concatenated(labels)
+        except RuntimeError:
+            return None
 
     def output_changes(self, rows: Tensor) -> Tensor:
         """To first order, how the outputs change along R vectors: :math:`J_n` times each of them.
@@ -280,40 +285,41 @@ class GaussNewton(Operator):
             rows: ``[R, P]``.
 
         Returns:
-            ``[R, N, K]``.
+            ``[R, N, K]``; of outputs with more axes, K numbers one after the other.
         """
         mine = self._private()
         vectors = self._by_vector(rows)
         parts = []
         with _second_order():
             for _, inputs, _ in self._batches():
-                outputs, changes = mine._along(inputs, vectors)
-                parts.append(torch.stack([outputs.new_zeros(outputs.shape) if c is None else c for c in changes]))
+                _, rows, changes = mine._along(inputs, vectors)
+                parts.append(torch.stack([rows.new_zeros(rows.shape) if c is None else c for c in changes]))
         return torch.cat(parts, dim=1)
 
-    def _along(self, inputs: Tensor, vectors: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Iterator[Tensor | None]]:
-        """A batch's outputs, and for every vector J times it; None where no output depends on a parameter."""
+    def _along(
+        self, inputs: Inputs, vectors: Sequence[Sequence[Tensor]]
+    ) -> tuple[Tensor, Tensor, Iterator[Tensor | None]]:
+        """A batch's outputs, the same as rows, and for every vector J times it; None where nothing depends on it."""
         outputs = self.model(inputs)
-        if outputs.dim() != 2:
-            raise InvalidInput(f"the model gives outputs {tuple(outputs.shape)}, expected [samples, classes]")
-        dummy = torch.zeros_like(outputs, requires_grad=True)  # J' w, differentiated in w, is J' and so gives J v
-        transposed = torch.autograd.grad(outputs, self.parameters, dummy, create_graph=True, allow_unused=True)
-        return outputs, (_differentiated(transposed, [dummy], vector)[0] for vector in vectors)
+        rows = as_rows(outputs)
+        dummy = torch.zeros_like(rows, requires_grad=True)  # J' w, differentiated in w, is J' and so gives J v
+        transposed = torch.autograd.grad(rows, self.parameters, dummy, create_graph=True, allow_unused=True)
+        return outputs, rows, (_differentiated(transposed, [dummy], vector)[0] for vector in vectors)
 
     def _products(
-        self, ids: Tensor, inputs: Tensor, labels: Tensor, vectors: Sequence[Sequence[Tensor]]
+        self, ids: Tensor, inputs: Inputs, labels: Any, vectors: Sequence[Sequence[Tensor]]
     ) -> Iterator[Sequence[Tensor | None]]:
-        outputs, changes = self._along(inputs, vectors)
+        outputs, rows, changes = self._along(inputs, vectors)
         for change in changes:
             if change is None:
                 yield [None] * len(self.parameters)
                 continue
             curved = self._curved(ids, outputs.detach(), labels, change)
-            yield torch.autograd.grad(outputs, self.parameters, curved, retain_graph=True, allow_unused=True)
+            yield torch.autograd.grad(rows, self.parameters, curved, retain_graph=True, allow_unused=True)
 
-    def _curved(self, ids: Tensor, outputs: Tensor, labels: Tensor, change: Tensor) -> Tensor:
+    def _curved(self, ids: Tensor, outputs: Tensor, labels: Any, change: Tensor) -> Tensor:
         """C times a change of the outputs, ``[B, K]``."""
-        return torch.einsum("bij,bj->bi", output_hessian(self.loss, outputs, labels), change)
+        return output_product(self.loss, outputs, labels, change)
 
 
 class Fisher(GaussNewton):
@@ -333,7 +339,7 @@ class Fisher(GaussNewton):
         super().__init__(*args, **options)
         self._vectors = at_outputs(self.model, self.loss, self.data, draw, seed)
 
-    def _curved(self, ids: Tensor, outputs: Tensor, labels: Tensor, change: Tensor) -> Tensor:
+    def _curved(self, ids: Tensor, outputs: Tensor, labels: Any, change: Tensor) -> Tensor:
         drawn = [vectors[ids.to(vectors.device)] for vectors in self._vectors]
         return torch.stack([s * (s * change).sum(1, keepdim=True) for s in drawn]).sum(0)
 
@@ -360,7 +366,7 @@ def mean_diagonal(model: nn.Module, loss: Loss, data: Data, parameters: Choice =
     first = next(model.parameters())
     samples = Samples(data, None, first.device, first.dtype)
     with plain_attention(), torch.no_grad():
-        few = private(model)(samples.batch(torch.tensor([0]))[0]).shape[-1] <= EXACT_OUTPUTS
+        few = as_rows(private(model)(samples.batch(torch.tensor([0]))[0])).shape[1] <= EXACT_OUTPUTS
     total = math.nan
     if few and lasting():  # then the Jacobians will be needed again
         total = GaussNewton(model, loss, data, parameters=parameters).kept().trace()

@@ -18,8 +18,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from influence_core.data.encoded import EncodedImages
 from influence_core.data.labels import check_labels, label_tensor, read_labels
 from influence_core.data.reading import check_repeatable, reading_lock
+from influence_core.data.shareable import Shareable, stack_inputs
+from influence_core.data.torchvision_sets import adopted
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.identity import add_tensor
 
@@ -29,20 +32,18 @@ PictureSource = Callable[[int], Any]
 _CHUNK = 512
 
 
-class Shareable:
-    """Base of datasets that several threads may read at once; all others are read by one thread at a time."""
-
-
 class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
     """A dataset of ``(input tensor, label)`` whose labels can be read, compared and replaced without loading inputs.
 
     Args:
-        base: any map-style dataset of ``(input tensor, label)``; a ``TensorDataset`` is read without a loop.
+        base: any map-style dataset of ``(input tensor, label)``; a ``TensorDataset`` is read without a loop. Those
+            of torchvision bring class names, file paths and, for people, their pictures without the transform.
         labels: the labels to use instead of those of ``base``, int64 [N].
         true_labels: the labels known to be right, int64 [N], or ``None``.
         class_names: one name per class, in the order of the labels.
         pictures: what to show of a sample; by default the input tensor itself.
         filepaths: where each sample comes from, [N], for exports.
+        sample_ids: what each sample is called, [N], for exports; by default the name and a number.
         name: a short name for messages ("train").
 
     Attributes:
@@ -62,6 +63,7 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
         class_names: Sequence[str] | None = None,
         pictures: PictureSource | None = None,
         filepaths: Sequence[str] | None = None,
+        sample_ids: Sequence[str] | None = None,
         name: str = "data",
     ) -> None:
         if not hasattr(base, "__len__") or not hasattr(base, "__getitem__"):
@@ -69,6 +71,15 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
                 f"the {name} set is a {type(base).__name__}; a map-style dataset with __len__ and __getitem__ that "
                 "gives (input tensor, label) is needed. Wrap an iterable's items in a list or a TensorDataset."
             )
+        known = adopted(base, name)
+        if known is not None:
+            base = known.base if known.ids is None else _Subset(LabelledDataset(known.base, name=name), known.ids)
+            labels = known.labels if labels is None else labels
+            class_names = known.class_names if class_names is None else class_names
+            pictures = known.picture if pictures is None else pictures
+            filepaths = known.filepaths if filepaths is None else filepaths
+        elif pictures is None and isinstance(base, EncodedImages):
+            pictures = base.picture
         self.base = base
         self.name = name
         size: int = len(base)
@@ -90,7 +101,14 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
         if filepaths is not None and len(filepaths) != size:
             raise InvalidInput(f"the {name} set has {size} samples but {len(filepaths)} file paths")
         self.filepaths = None if filepaths is None else [str(p) for p in filepaths]
+        if sample_ids is not None and (len(sample_ids) != size or len(set(sample_ids)) != size):
+            raise InvalidInput(
+                f"the {name} set has {size} samples but {len(sample_ids)} sample ids, {len(set(sample_ids))} of them "
+                "different: give each sample one of its own"
+            )
+        self.sample_ids = None if sample_ids is None else [str(s) for s in sample_ids]
         self._pictures = pictures
+        self._fingerprint: str | None = None
         self._scanned: tuple[str, tuple[int, ...]] | None = None
         self._repeatable = False
 
@@ -134,6 +152,11 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
     def class_name(self, label: int) -> str:
         """Name of class ``label``, or the number itself where no names were given."""
         return self.class_names[label] if self.class_names is not None else str(int(label))
+
+    def label_text(self, index: int, true: bool = False) -> str:
+        """The given label of sample ``index``, or the one known to be true, as a person reads it."""
+        labels = self.true_labels if true and self.true_labels is not None else self.labels
+        return self.class_name(int(labels[index]))
 
     def batch(self, ids: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
         """Stack samples.
@@ -180,9 +203,48 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
         """Where sample ``index`` comes from; empty where unknown."""
         return "" if self.filepaths is None else self.filepaths[index]
 
+    def sample_id(self, index: int) -> str:
+        """What sample ``index`` is called in exports."""
+        return f"{self.name}-{index:06d}" if self.sample_ids is None else self.sample_ids[index]
+
     def sample_sha256(self, index: int) -> str:
-        """SHA-256 of the input of sample ``index`` (bytes, shape and dtype): proof that a CSV means this sample."""
+        """Proof that a CSV means this sample: SHA-256 of its picture file, as ``sha256sum`` gives it.
+
+        Of samples that come from no file, and where the transform cannot be named, that of the input (bytes, shape and
+        dtype).
+
+        Args:
+            index: sample id.
+
+        Returns:
+            64 hexadecimal digits.
+        """
+        images, ids = self._encoded()
+        return self.input_sha256(index) if images is None else images.sha256(index if ids is None else ids[index])
+
+    def input_sha256(self, index: int) -> str:
+        """SHA-256 of the input of sample ``index`` (bytes, shape and dtype)."""
         return _digest([self._input(index)])
+
+    def root(self) -> tuple[Any, list[int] | None]:
+        """The dataset below all subsets, and which of its samples these are; ``None`` for all of them in order."""
+        if not isinstance(self.base, _Subset):
+            return self.base, None
+        below, ids = self.base.base.root()
+        return below, self.base.ids if ids is None else [ids[i] for i in self.base.ids]
+
+    def _encoded(self) -> tuple[EncodedImages | None, list[int] | None]:
+        """As ``root``, if its samples are pictures and it can be said what is done to them."""
+        below, ids = self.root()
+        known = isinstance(below, EncodedImages) and below.preprocessing.identity is not None
+        return (below if known else None), ids
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the fingerprint takes a moment: the samples are tensors, or pictures that need no decoding for it."""
+        below, _ = self.root()
+        images, _ = self._encoded()
+        return isinstance(below, TensorDataset) or (images is not None and images.source.at_hand)
 
     def with_labels(self, labels: Tensor | Sequence[int]) -> LabelledDataset:
         """The same samples with other given labels.
@@ -200,6 +262,7 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
             class_names=self.class_names,
             pictures=self._pictures,
             filepaths=self.filepaths,
+            sample_ids=self.sample_ids,
             name=self.name,
         )
 
@@ -215,15 +278,7 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
         Raises:
             InvalidInput: if there is no such sample, or a mask has another length.
         """
-        ids = torch.as_tensor(ids)
-        if ids.dtype == torch.bool:
-            if len(ids) != len(self):
-                raise InvalidInput(f"a mask of {len(ids)} values for the {len(self)} samples of the {self.name} set")
-            ids = ids.nonzero().flatten()
-        ids = ids.to(torch.long)
-        bad = ids[(ids < 0) | (ids >= len(self))]
-        if bad.numel():
-            raise InvalidInput(f"there is no {self.name} sample {int(bad[0])}; ids go from 0 to {len(self) - 1}")
+        ids = self._checked(ids)
         listed = ids.tolist()
         source = self._pictures
         return LabelledDataset(
@@ -233,16 +288,39 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
             class_names=self.class_names,
             pictures=None if source is None else _SubsetPictures(source, listed),
             filepaths=None if self.filepaths is None else [self.filepaths[i] for i in listed],
+            sample_ids=None if self.sample_ids is None else [self.sample_ids[i] for i in listed],
             name=self.name,
         )
 
+    def _checked(self, ids: Tensor | Sequence[int]) -> Tensor:
+        """Ids, int64, of a subset."""
+        ids = torch.as_tensor(ids)
+        if ids.dtype == torch.bool:
+            if len(ids) != len(self):
+                raise InvalidInput(f"a mask of {len(ids)} values for the {len(self)} samples of the {self.name} set")
+            ids = ids.nonzero().flatten()
+        ids = ids.to(torch.long)
+        bad = ids[(ids < 0) | (ids >= len(self))]
+        if bad.numel():
+            raise InvalidInput(f"there is no {self.name} sample {int(bad[0])}; ids go from 0 to {len(self) - 1}")
+        return ids
+
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all inputs, given labels and their order; computed once."""
-        return self._scan()[0]
+        """SHA-256 of all inputs, given labels and their order; computed once.
+
+        Of encoded pictures with a transform that can be named, the files and the transform are hashed instead of the
+        inputs, which these decide: nothing is decoded for it.
+        """
+        with self._scanning:
+            if self._fingerprint is None:
+                images, ids = self._encoded()
+                found = None if images is None else images.content_sha256(self.labels, ids or range(len(self)))
+                self._fingerprint = self._scan()[0] if found is None else found
+            return self._fingerprint
 
     def check_finite(self) -> None:
-        """Refuse NaN and infinity; the inputs are read once, together with the fingerprint.
+        """Refuse NaN and infinity; the inputs are read once, for tensors together with the fingerprint.
 
         Raises:
             InvalidInput: naming the first image.
@@ -269,8 +347,15 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
         with self._scanning:
             if self._scanned is None:
                 bad: list[int] = []
-                digest = _digest(itertools.chain([self.labels], self._chunks(bad)))
+                chunks = self._chunks(bad)
+                if self._encoded()[0] is None:
+                    digest = _digest(itertools.chain([self.labels], chunks))
+                else:  # whose fingerprint needs no inputs
+                    digest = self.fingerprint
+                    for _ in chunks:
+                        pass
                 self._scanned = digest, tuple(bad)
+                self._fingerprint = digest
             return self._scanned
 
     def _chunks(self, bad: list[int]) -> Iterator[Tensor]:
@@ -344,29 +429,6 @@ def wrap(dataset: Dataset[Any], name: str, class_names: Sequence[str] | None = N
         return dataset
     names = class_names if class_names is not None else getattr(dataset, "classes", None)
     return LabelledDataset(dataset, class_names=names, name=name)
-
-
-def stack_inputs(inputs: list[Tensor], ids: Sequence[int], name: str) -> Tensor:
-    """Stack input tensors, naming the first that has another shape.
-
-    Args:
-        inputs: tensors of one shape.
-        ids: the sample id of each.
-        name: what the message calls the dataset.
-
-    Returns:
-        A tensor [B, ...].
-
-    Raises:
-        InvalidInput: if a shape differs.
-    """
-    for tensor, index in zip(inputs, ids, strict=True):
-        if tensor.shape != inputs[0].shape:
-            raise InvalidInput(
-                f"{name} sample {index} has shape {tuple(tensor.shape)}, sample {ids[0]} has "
-                f"{tuple(inputs[0].shape)}: all images must have one size. Resize them in the dataset's transform."
-            )
-    return torch.stack(inputs)
 
 
 def _tensor_picture(tensor: Tensor, name: str) -> Image.Image:

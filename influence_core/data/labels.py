@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from influence_core.errors import InvalidInput
 
@@ -30,11 +30,21 @@ def read_labels(base: Dataset[Any], name: str) -> Any:
         if len(base.tensors) < 2:
             raise InvalidInput(f"the {name} TensorDataset has no second tensor; it has to hold (inputs, labels)")
         return base.tensors[1]
+    if isinstance(base, Subset) and not isinstance(base.dataset, TensorDataset):
+        whole = _kept_apart(base.dataset)
+        if whole is not None:
+            return np.asarray(whole)[np.asarray(base.indices, dtype=np.int64)]
+    apart = _kept_apart(base)
+    return [_label(base, i, name) for i in range(len(base))] if apart is None else apart  # type: ignore[arg-type]
+
+
+def _kept_apart(base: Any) -> Any:
+    """The labels of a dataset that has them as an attribute, or ``None``."""
     for attribute in ("labels", "targets"):  # torchvision's names; they spare a pass over the inputs
         found = getattr(base, attribute, None)
         if found is not None and not callable(found) and getattr(base, "target_transform", None) is None:
             return found
-    return [_label(base, i, name) for i in range(len(base))]  # type: ignore[arg-type]
+    return None
 
 
 def _label(base: Dataset[Any], index: int, name: str) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
+from influence_core.data.transforms import refuse_random
 from influence_core.errors import InvalidInput
 
 
@@ -74,6 +75,11 @@ def check_repeatable(data: Any) -> None:
     """
     if isinstance(data.base, TensorDataset):
         return
+    below = data.root()[0]
+    while isinstance(below, Subset):
+        below = below.dataset
+    for attribute in ("transform", "transforms"):
+        refuse_random(getattr(below, attribute, None), data.name)
     for index in spread_ids(len(data)).tolist():
         first, second = (data.batch([index])[0] for _ in range(2))
         if first.shape != second.shape or not torch.equal(first.nan_to_num(), second.nan_to_num()):

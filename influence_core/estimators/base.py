@@ -60,6 +60,7 @@ class Estimator(ABC):
         paper: where the method comes from.
         good_for: one line on what it is good for, as far as this package measured it.
         needs: of "trajectory", "validation".
+        for_classes: public methods, or "fit" for all of them, that need labels that are classes.
         cost: in forward and backward passes of one sample.
         solves_each_query: whether every test image costs a solve over the training set, not a share of one sweep.
         reasons: public method -> why the theory does not give it.
@@ -75,6 +76,7 @@ class Estimator(ABC):
     paper: ClassVar[str]
     good_for: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
+    for_classes: ClassVar[frozenset[str]] = frozenset({"label_influence"})
     cost: ClassVar[str] = ""
     solves_each_query: ClassVar[bool] = False
     reasons: ClassVar[dict[str, str]] = {}
@@ -146,6 +148,8 @@ class Estimator(ABC):
         """
         self._check_given(what)
         lacking = [NEEDS[need] for need in sorted(self._needed(what)) if getattr(study, need) is None]
+        if study.classes is None and self._needs_classes(what):
+            lacking.append("class labels")
         return lacking or self._unsuited(study)
 
     def work(self, study: Study, what: str = "influence", tests: int = 1) -> tuple[Work, Work] | None:
@@ -368,7 +372,7 @@ class Estimator(ABC):
         """
         asked = self._asked("parameter_change")
         study = asked.study_
-        change = data_change(study.train, study.num_classes, remove, relabel, weight)
+        change = data_change(study.train, study.classes, remove, relabel, weight)
         with measure() as cost:
             found = asked._parameter_change(change)
         answer = found if isinstance(found, Changed) else Changed(found)
@@ -402,6 +406,10 @@ class Estimator(ABC):
     def _needed(self, what: str | None) -> frozenset[str]:
         """Of "trajectory" and "validation", what these settings need for a public method; ``None`` for ``fit``."""
         return self.needs
+
+    def _needs_classes(self, what: str | None) -> bool:
+        """Whether labels have to be classes for a public method; ``None`` for ``fit``."""
+        return bool({"fit", what} & self.for_classes)
 
     def _unsuited(self, study: Study) -> list[str]:
         """What else ``fit`` will refuse the study for, as something that it lacks."""
@@ -437,6 +445,8 @@ class Estimator(ABC):
             "trajectory": "the checkpoints of its training: ic.Study(..., trajectory=ic.training.fit(model, train))",
             "validation": "a validation set with clean labels, apart from the test set: ic.Study(..., validation=...)",
         }
+        if self._needs_classes(None):
+            study.need_classes(self.title)
         for need in sorted(self.needs):
             if getattr(study, need) is None:
                 others = _names([cls for cls in all_estimators() if need not in cls.needs])
@@ -458,11 +468,14 @@ class Estimator(ABC):
 
         Raises:
             NotFitted: before ``fit``.
+            NotSupported: if the theory does not give it, or the labels are no classes and would have to be.
         """
         if public not in self.gives():
             raise self.lacks(public)
         if not hasattr(self, "study_"):
             raise NotFitted(f"fit first: {type(self).__name__}(...).fit(study).{public}()")
+        if self._needs_classes(public):
+            self.study_.need_classes(public)
         return copy.copy(self)
 
     def lacks(self, public: str, reason: str | None = None) -> NotSupported:

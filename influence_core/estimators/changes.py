@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from influence_core.data import LabelledDataset
-from influence_core.errors import InvalidInput
-from influence_core.gradients import Data, mean_gradient
+from influence_core.errors import InvalidInput, NotSupported
+from influence_core.gradients import Data, Samples, mean_gradient
+from influence_core.inputs import Bundle, with_factors, without_factors
 from influence_core.losses import Loss
 
 
@@ -41,6 +42,7 @@ class DataChange:
         weights: their weights afterwards, float64 [n]; 0 where an image is removed.
         given: their labels before, int64 [n].
         size: N, images in the training set.
+        classes: whether labels are classes; where they are not, none changes, and zeros stand for them here.
     """
 
     ids: Tensor
@@ -48,6 +50,7 @@ class DataChange:
     weights: Tensor
     given: Tensor
     size: int
+    classes: bool = True
 
     @property
     def removed(self) -> Tensor:
@@ -85,7 +88,9 @@ class DataChange:
             The part; N is that of the whole training set.
         """
         some = torch.isin(self.ids, ids)
-        return DataChange(self.ids[some], self.labels[some], self.weights[some], self.given[some], self.size)
+        return replace(
+            self, ids=self.ids[some], labels=self.labels[some], weights=self.weights[some], given=self.given[some]
+        )
 
     def changed_loss(self, data: LabelledDataset) -> tuple[Tensor, Tensor, Tensor]:
         """The training set afterwards.
@@ -96,7 +101,7 @@ class DataChange:
         Returns:
             Ids of the images that are left, int64 [n']; their labels, int64 [n']; and their weights, float64 [n'].
         """
-        labels, weights = data.labels.clone(), torch.ones(self.size, dtype=torch.float64)
+        labels, weights = _labels(data, self.classes), torch.ones(self.size, dtype=torch.float64)
         labels[self.ids], weights[self.ids] = self.labels, self.weights
         left = (weights != 0).nonzero().flatten()
         return left, labels[left], weights[left]
@@ -104,7 +109,7 @@ class DataChange:
 
 def data_change(
     data: LabelledDataset,
-    classes: int,
+    classes: int | None,
     remove: int | Sequence[int] | Tensor | None = None,
     relabel: Mapping[int, int | str] | None = None,
     weight: Mapping[int, float] | None = None,
@@ -113,7 +118,7 @@ def data_change(
 
     Args:
         data: the training set.
-        classes: K.
+        classes: K; ``None`` where labels are no classes, so that there are no new ones.
         remove: ids of images to leave out.
         relabel: id -> new label, a number or a class name.
         weight: id -> new weight, 0 or more; every image has weight 1 until now.
@@ -123,9 +128,14 @@ def data_change(
 
     Raises:
         InvalidInput: if nothing changes, an id, label or weight makes no sense, or an image is named twice.
+        NotSupported: if there are new labels for what has no classes.
     """
+    if classes is None and relabel:
+        raise NotSupported("relabel needs class labels, and the labels of this study are none: give remove= or weight=")
     removed = _removed(remove, len(data))
-    labels = {i: _label(label, data, classes) for i, label in _by_id(relabel, len(data), "relabel", "{3: 1}").items()}
+    labels = {
+        i: _label(label, data, classes or 0) for i, label in _by_id(relabel, len(data), "relabel", "{3: 1}").items()
+    }
     weights = {i: _weight(i, w) for i, w in _by_id(weight, len(data), "weight", "{3: 0.5}").items()}
     for what, others in (("a new label", labels.keys()), ("a new weight", weights.keys())):
         both = sorted(others & set(removed))
@@ -135,7 +145,7 @@ def data_change(
     named = torch.tensor(sorted({*labels, *weights}), dtype=torch.long)
     if not len(named):
         raise InvalidInput("nothing changes: give remove=[3, 17], relabel={5: 2} or weight={9: 0.5}")
-    given, factors = data.labels.clone(), torch.ones(len(data), dtype=torch.float64)
+    given, factors = _labels(data, classes is not None), torch.ones(len(data), dtype=torch.float64)
     after = given.clone()
     after[list(labels)] = torch.tensor(list(labels.values()), dtype=torch.long)
     factors[list(weights)] = torch.tensor(list(weights.values()), dtype=torch.float64)
@@ -143,12 +153,16 @@ def data_change(
     ids = named[((after != given) | (factors != 1))[named]]
     if not len(ids):
         raise InvalidInput("nothing changes: every new label is the given one, and every new weight is 1")
-    return DataChange(ids, after[ids], factors[ids], given[ids], len(data))
+    return DataChange(ids, after[ids], factors[ids], given[ids], len(data), classes is not None)
+
+
+def _labels(data: LabelledDataset, classes: bool) -> Tensor:
+    return data.labels.clone() if classes else torch.zeros(len(data), dtype=torch.long)
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """A loss times a factor for each sample: labels are rows ``[label, factor]``, float64.
+    """A loss times a factor for each sample: labels are rows ``[label, factor]``, float64, or come from ``Factored``.
 
     Attributes:
         loss: one loss per sample.
@@ -156,9 +170,37 @@ class Weighted:
 
     loss: Loss
 
-    def __call__(self, outputs: Tensor, rows: Tensor) -> Tensor:
+    def __call__(self, outputs: Tensor, rows: Any) -> Tensor:
         """Losses [B], multiplied."""
+        if isinstance(rows, Bundle):
+            labels, factors = without_factors(rows)
+            return self.loss(outputs, labels) * factors.to(outputs.dtype)
         return self.loss(outputs, rows[:, 0].long()) * rows[:, 1].to(outputs.dtype)
+
+
+class Factored:
+    """A dataset for ``Weighted``: its own labels, of any kind, each with the factor of its loss.
+
+    Args:
+        data: N samples.
+        factors: [N].
+        model: whose inputs they are.
+    """
+
+    def __init__(self, data: Data, factors: Tensor, model: nn.Module) -> None:
+        first = next(model.parameters())
+        self._samples, self._factors = Samples(data, None, first.device, first.dtype), factors
+        self.pads = self._samples.pads
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self._samples)
+
+    def batch(self, ids: Tensor) -> tuple[Any, Any]:
+        """Inputs, and labels with factors."""
+        inputs, labels = self._samples.batch(ids)
+        first = labels if isinstance(labels, Tensor) else labels.parts[0]
+        return inputs, with_factors(labels, self._factors[ids].to(first.device))
 
 
 def term_gradient(model: nn.Module, loss: Loss, samples: Data, change: DataChange) -> dict[str, Tensor]:
@@ -174,8 +216,11 @@ def term_gradient(model: nn.Module, loss: Loss, samples: Data, change: DataChang
         Parameter name -> tensor of its shape.
     """
     ids, labels, factors = change.terms()
-    rows = torch.stack([labels.double(), -factors], dim=1)
-    gradient = mean_gradient(model, Weighted(loss), samples, labels=rows)
+    if change.classes:
+        rows = torch.stack([labels.double(), -factors], dim=1)
+        gradient = mean_gradient(model, Weighted(loss), samples, labels=rows)
+    else:
+        gradient = mean_gradient(model, Weighted(loss), Factored(samples, -factors, model))
     share = len(ids) / change.size
     return {name: share * g for name, g in gradient.items()}
 

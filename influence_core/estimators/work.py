@@ -99,7 +99,7 @@ def multiplied(
         The work. Streamed over samples, one graph for each batch and ``VECTOR_SHARE`` of a pass for each vector; with
         what is kept, K backward passes of each sample once, and two multiplications for each entry of the Jacobians.
     """
-    size, outputs = parameters_of(study), study.num_classes
+    size, outputs = parameters_of(study), study.num_outputs
     samples = len(study.train) if samples is None else samples
     chosen = way(samples, outputs, size, next(study.model.parameters()).element_size(), memory) if kept else "stream"
     if chosen == "stream":
@@ -141,7 +141,7 @@ def parameters_of(study: Study) -> int:
 
 def keeps(study: Study) -> bool:
     """Whether a fit that solves keeps the Jacobians, or the matrix, from its mean diagonal on."""
-    size, outputs = parameters_of(study), study.num_classes
+    size, outputs = parameters_of(study), study.num_outputs
     chosen = way(len(study.train), outputs, size, next(study.model.parameters()).element_size())
     return chosen != "stream" and outputs <= EXACT_OUTPUTS
 
@@ -157,9 +157,9 @@ def diagonal_measured(study: Study, solving: bool = False) -> Work:
         The work, that of keeping among it.
     """
     if solving and keeps(study):
-        entries = float(len(study.train)) * study.num_classes * parameters_of(study)
-        return multiplied(study, 0) + Work(algebra=entries * study.num_classes)
-    sweeps = study.num_classes if study.num_classes <= EXACT_OUTPUTS else 1
+        entries = float(len(study.train)) * study.num_outputs * parameters_of(study)
+        return multiplied(study, 0) + Work(algebra=entries * study.num_outputs)
+    sweeps = study.num_outputs if study.num_outputs <= EXACT_OUTPUTS else 1
     return Work(forward=len(study.train)) + sweeps * swept(len(study.train))
 
 

@@ -189,10 +189,10 @@ def agreement(scores: Sequence[Scores], test_id: int, k: int = 5) -> Agreement:
     table = pd.concat(parts, ignore_index=True)
     train = next((s.train for s in found if s.train is not None), None)
     if train is not None:
-        ids = torch.tensor(table["train_id"].tolist())
-        table["given_label"] = [train.class_name(int(y)) for y in train.labels[ids]]
+        ids = table["train_id"].tolist()
+        table["given_label"] = [train.label_text(i) for i in ids]
         if train.true_labels is not None:
-            table["true_label"] = [train.class_name(int(y)) for y in train.true_labels[ids]]
+            table["true_label"] = [train.label_text(i, true=True) for i in ids]
     return Agreement(names, int(test_id), k, table, found[0].train_ids, values)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from influence_core.errors import InvalidInput, StaleResult
-from influence_core.models import check_finite, load_tensors, model_outputs, read_facts, save_tensors
+from influence_core.models import check_finite, dataset_losses, load_tensors, read_facts, save_tensors
 from influence_core.progress import track
 from influence_core.study import Study
 
@@ -191,12 +191,10 @@ def retrained_losses(study: Study, retrain: Retrain, kept: Tensor, test_ids: Ten
     """
     if not len(seeds):
         raise InvalidInput("seeds is empty; one model is trained for each, so give at least one, such as (0,)")
-    labels = study.test.labels[test_ids]
     total = torch.zeros(len(test_ids), dtype=torch.float64)
     for seed in seeds:
         model = retrain(study, kept, seed).eval()
-        with torch.no_grad():
-            total += study.loss(model_outputs(model, study.test, test_ids), labels).double()
+        total += dataset_losses(model, study.loss, study.test, test_ids).double()
     return total / len(seeds)
 
 

@@ -121,7 +121,7 @@ def answer(study: Study, test_id: int, most: int | None = None, arrow: str = " â
 
 def labels(data: LabelledDataset, index: int, most: int | None = None) -> str:
     """The given label, struck out before the true one where that is known to differ; names cut to ``most``."""
-    given = int(data.labels[index])
-    true = given if data.true_labels is None else int(data.true_labels[index])
-    name = f"<b>{as_text(data.class_name(true), most)}</b>"
-    return name if true == given else f"<s>{as_text(data.class_name(given), most)}</s> {name}"
+    given = data.label_text(index)
+    true = given if data.true_labels is None else data.label_text(index, true=True)
+    name = f"<b>{as_text(true, most)}</b>"
+    return name if true == given else f"<s>{as_text(given, most)}</s> {name}"

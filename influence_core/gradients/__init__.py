@@ -11,6 +11,10 @@ projections, means, the gradients themselves. The functions below it are shortha
 6. a *form* (``forms``): the per-sample gradients of one parameter, not yet multiplied out;
 7. a *block* (``block``) holds those of the parameters that arrive together, and forms them at most once;
 8. a *consumer* (``consumers``) takes from it what it adds up.
+
+A model is called with one batch, ``model(inputs)``. Several inputs are a ``Bundle`` (``influence_core.inputs``), which
+``models.adapted(model)`` takes; it also gives the tensor of an answer that is an object. Positions that a batch pads
+change no number, as long as the model heeds their mask.
 """
 
 from influence_core.gradients.block import Block, Consumer, SampleGradients, SweepContext

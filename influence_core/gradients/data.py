@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from influence_core.errors import InvalidInput
+from influence_core.inputs import Bundle, Inputs, as_inputs, moved, parts_of, stacked
 
 
 class Batched(Protocol):
@@ -19,13 +20,13 @@ class Batched(Protocol):
         """Number of samples."""
         ...
 
-    def batch(self, ids: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of some samples, in their order."""
+    def batch(self, ids: Tensor, /) -> tuple[Any, Any]:
+        """Inputs and labels of some samples, in their order: tensors, or ``influence_core.inputs.Bundle``."""
         ...
 
 
 class MapStyle(Protocol):
-    """Gives samples one by one: ``(input tensor, label)``."""
+    """Gives samples one by one: ``(inputs, label)``."""
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -46,7 +47,7 @@ class Labelled(Batched, Protocol):
         ...
 
 
-Data = Batched | MapStyle | tuple[Tensor, Tensor]
+Data = Batched | MapStyle | tuple[Inputs, Inputs]
 """What the engine reads: a dataset of either kind, or inputs ``[N, ...]`` and labels ``[N, ...]``."""
 
 
@@ -73,11 +74,15 @@ class Samples:
     """A dataset as batches in dataset order, on the model's device and in its floating-point type.
 
     Args:
-        data: a map-style dataset of ``(input tensor, label)``, or a pair of tensors ``([N, ...], [N, ...])``.
+        data: a map-style dataset of ``(inputs, label)``, or a pair of tensors or bundles ``([N, ...], [N, ...])``.
             If it has a method ``batch(ids) -> (inputs, labels)``, that is used instead of reading sample by sample.
+            Inputs of several tensors, tuples or mappings, become a ``Bundle``.
         labels: labels ``[N, ...]`` to use instead of the data's own.
         device: where batches go.
         dtype: type of floating-point inputs.
+
+    Attributes:
+        pads: whether what a sample's inputs look like depends on the other samples of its batch.
 
     Raises:
         ValueError: The numbers of inputs and labels differ, or the data is empty.
@@ -91,26 +96,26 @@ class Samples:
         if labels is not None and len(labels) != self._count:
             raise ValueError(f"{len(labels)} labels are given for {self._count} samples; expected one for each")
         self._labels, self._device, self._dtype = labels, device, dtype
+        self.pads = bool(getattr(data, "pads", False))
 
     def __len__(self) -> int:
         """Number of samples."""
         return self._count
 
-    def batch(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, ids: Tensor) -> tuple[Any, Any]:
         """Inputs and labels of the samples ``ids``."""
         inputs, labels = self._read(ids)
         if self._labels is not None:
             labels = self._labels[ids.to(self._labels.device)]
-        dtype = self._dtype if inputs.is_floating_point() else inputs.dtype
-        return _ordinary(inputs).to(self._device, dtype), _ordinary(labels).to(self._device)
+        return moved(_ordinary(inputs), self._device, self._dtype), moved(_ordinary(labels), self._device)
 
 
-def _reader(data: Any) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], int]:
+def _reader(data: Any) -> tuple[Callable[[Tensor], tuple[Any, Any]], int]:
     if callable(getattr(data, "batch", None)):
         return data.batch, len(data)
     if isinstance(data, TensorDataset):
         data = data.tensors
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor | Bundle) for part in data):
         inputs, labels = data
         if len(inputs) != len(labels):
             raise ValueError(
@@ -124,9 +129,14 @@ def _reader(data: Any) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], int]:
     return lambda ids: _collated([data[int(i)] for i in ids]), len(data)
 
 
-def _ordinary(tensor: Tensor) -> Tensor:
-    """A tensor that autograd may save, also if the caller made it in inference mode."""
-    return tensor.clone() if tensor.is_inference() else tensor.detach()
+def _ordinary(given: Any) -> Inputs:
+    """Tensors that autograd may save, also if the caller made them in inference mode."""
+    if isinstance(given, Tensor):
+        return given.clone() if given.is_inference() else given.detach()
+    bundle = as_inputs(given)
+    found = [part.clone() if part.is_inference() else part.detach() for part in parts_of(bundle)]
+    names = bundle.names if isinstance(bundle, Bundle) else None
+    return Bundle(found if names is None else dict(zip(names, found, strict=True)))
 
 
 def _run(ids: Tensor) -> slice | Tensor:
@@ -135,6 +145,5 @@ def _run(ids: Tensor) -> slice | Tensor:
     return slice(first, last + 1) if last - first + 1 == len(ids) and bool((ids.diff() == 1).all()) else ids
 
 
-def _collated(samples: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
-    inputs = torch.stack([torch.as_tensor(sample[0]) for sample in samples])
-    return inputs, torch.stack([torch.as_tensor(sample[1]) for sample in samples])
+def _collated(samples: Sequence[tuple[Any, Any]]) -> tuple[Inputs, Inputs]:
+    return stacked([sample[0] for sample in samples]), stacked([sample[1] for sample in samples])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 from influence_core.gradients.forms import Dense, Form
 from influence_core.gradients.memory import ROWS_BYTES
 from influence_core.gradients.types import Loss
+from influence_core.inputs import Inputs, single
 from influence_core.threads import ignored_while_needed
 
 _slower_and_still_right = ignored_while_needed(UserWarning, "There is a performance drop")
 
 
 def whole_model_gradients(
-    model: nn.Module, names: Sequence[str], loss: Loss, inputs: Tensor, labels: Tensor, vectorised: bool
+    model: nn.Module, names: Sequence[str], loss: Loss, inputs: Inputs, labels: Any, vectorised: bool
 ) -> Iterator[tuple[slice, dict[str, Form]]]:
     """Explicit per-sample gradients of some parameters, a few samples at a time.
 
@@ -41,14 +43,14 @@ def whole_model_gradients(
         yield some, {name: Dense(gradient) for name, gradient in gradients.items()}
 
 
-def _loss_of_one(model: nn.Module, values: dict[str, Tensor], loss: Loss, x: Tensor, y: Tensor) -> Tensor:
-    return loss(torch.func.functional_call(model, values, (x.unsqueeze(0),)), y.unsqueeze(0))[0]
+def _loss_of_one(model: nn.Module, values: dict[str, Tensor], loss: Loss, x: Any, y: Any) -> Tensor:
+    return loss(torch.func.functional_call(model, values, (single(x),)), single(y))[0]
 
 
 def _vectorised(
-    model: nn.Module, parameters: dict[str, Tensor], loss: Loss, inputs: Tensor, labels: Tensor
+    model: nn.Module, parameters: dict[str, Tensor], loss: Loss, inputs: Inputs, labels: Any
 ) -> dict[str, Tensor]:
-    def of_sample(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    def of_sample(values: dict[str, Tensor], x: Any, y: Any) -> Tensor:
         return _loss_of_one(model, values, loss, x, y)
 
     mapped = torch.func.vmap(torch.func.grad(of_sample), in_dims=(None, 0, 0), randomness="error")
@@ -57,10 +59,11 @@ def _vectorised(
 
 
 def _one_by_one(
-    model: nn.Module, parameters: dict[str, Tensor], loss: Loss, inputs: Tensor, labels: Tensor
+    model: nn.Module, parameters: dict[str, Tensor], loss: Loss, inputs: Inputs, labels: Any
 ) -> dict[str, Tensor]:
     gradients = {name: parameter.new_zeros(len(inputs), *parameter.shape) for name, parameter in parameters.items()}
-    for index, (x, y) in enumerate(zip(inputs, labels, strict=True)):
+    for index in range(len(inputs)):
+        x, y = inputs[index], labels[index]
         leaves = {name: parameter.clone().requires_grad_() for name, parameter in parameters.items()}
         with torch.enable_grad():
             value = _loss_of_one(model, leaves, loss, x, y)

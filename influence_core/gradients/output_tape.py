@@ -23,6 +23,8 @@ from influence_core.gradients.selection import Choice, Selection, select
 from influence_core.gradients.sweep import planned
 from influence_core.gradients.tape import Tape
 from influence_core.gradients.types import GradientError
+from influence_core.inputs import Inputs
+from influence_core.losses import as_rows
 from influence_core.models.private import private
 from influence_core.progress import contained, track
 
@@ -41,7 +43,7 @@ class OutputBatch(Generic[T]):
 
     Attributes:
         ids: of the samples.
-        outputs: ``[B, O]``.
+        outputs: ``[B, O]``, of outputs with more axes the numbers of each sample one after the other.
         rows: the directions, ``[B, m, O]``.
         gathered: what was made of the gradients with layer rules.
         inputs: of the model.
@@ -53,7 +55,7 @@ class OutputBatch(Generic[T]):
     outputs: Tensor
     rows: Tensor
     gathered: T
-    inputs: Tensor
+    inputs: Inputs
     model: nn.Module
     plan: Plan
 
@@ -82,7 +84,7 @@ def output_batches(
     """Passes over a dataset that go back along several directions of the outputs.
 
     Args:
-        model: in eval mode, with outputs ``[B, O]``; it is only read.
+        model: in eval mode, with outputs ``[B, ...]`` of as many numbers O for every sample; it is only read.
         data: N samples, whose labels are not looked at.
         parameters: which parameters.
         directions: of the outputs; every output by itself where it is None.
@@ -93,7 +95,7 @@ def output_batches(
         The selection, N, and a function that passes once over the data, batch by batch.
 
     Raises:
-        GradientError: The outputs are no matrix [B, O], or per-sample gradients are impossible.
+        GradientError: Samples differ in the number of their outputs, or per-sample gradients are impossible.
     """
     keep_freed_memory()
     check_model(model)
@@ -110,7 +112,12 @@ def output_batches(
             mixture = torch.linspace(0.5, 1.5, outputs).expand(len(samples), -1)
             plan, _ = planned(model, selection, _mixed, Samples(data, mixture, first.device, first.dtype))
             identity = torch.eye(outputs, dtype=first.dtype, device=first.device)
-            along = directions or (lambda found, ids: identity.expand(len(found), -1, -1))
+
+            def every(found: Tensor, ids: Tensor) -> Tensor:
+                _check_count(found.shape[1], outputs)
+                return identity.expand(len(found), -1, -1)
+
+            along = directions or every
             count = along(one, torch.tensor([0])).shape[1]
             size = batch_size or batch_size_for(memory_mib, count * plan.bytes_per_sample, len(samples))
             with OutputTape(model, plan.stations, plan.blocks, plan.channels_last) as tape:
@@ -123,22 +130,32 @@ def output_batches(
 
 
 def _mixed(outputs: Tensor, weights: Tensor) -> Tensor:
-    return (outputs * weights).sum(1)  # a loss for the probe and the fallback, with float "labels"
+    rows = as_rows(outputs)
+    _check_count(rows.shape[1], weights.shape[1])
+    return (rows * weights).sum(1)  # a loss for the probe and the fallback, with float "labels"
+
+
+def _check_count(found: int, first: int) -> None:
+    if found != first:
+        raise GradientError(
+            f"a sample has {found} outputs, the first one {first}: where samples differ in the number of their outputs "
+            "(a sequence of them, say) there is no matrix of all; give the model one row of outputs for each sample"
+        )
 
 
 def _outputs_of_one(model: nn.Module, samples: Samples) -> Tensor:
     with torch.no_grad():
         outputs = model(samples.batch(torch.tensor([0]))[0])
-    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+    if not isinstance(outputs, Tensor) or outputs.shape[:1] != (1,):
         found = f"outputs {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise GradientError(f"the model gives {found} for one sample; expected one row of outputs, shape (1, O)")
-    return outputs
+        raise GradientError(f"the model gives {found} for one sample; expected one row of outputs, shape (1, ...)")
+    return as_rows(outputs)
 
 
 class OutputTape(Tape):
     """A tape that goes back from the outputs several times."""
 
-    def along(self, inputs: Tensor, ids: Tensor, directions: Directions, gather: Gather[T]) -> tuple[Tensor, Tensor, T]:
+    def along(self, inputs: Inputs, ids: Tensor, directions: Directions, gather: Gather[T]) -> tuple[Tensor, Tensor, T]:
         """One batch.
 
         Args:
@@ -155,7 +172,7 @@ class OutputTape(Tape):
         try:
             with torch.enable_grad():
                 self._recording = True
-                outputs = self.model(self._formatted(inputs))
+                outputs = as_rows(self.model(self._formatted(inputs)))
                 self._recording = False
                 rows = directions(outputs.detach(), ids).to(outputs.dtype)
                 calls = [(entry, entry.args, entry.kwargs) for entry in self._records]

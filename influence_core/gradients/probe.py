@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from influence_core.gradients.fallback import whole_model_gradients
 from influence_core.gradients.forms import Form
 from influence_core.gradients.plan import Plan
 from influence_core.gradients.selection import Selection
-from influence_core.gradients.tape import RuleError, Tape, check_losses
+from influence_core.gradients.tape import RuleError, Station, Tape, check_losses
 from influence_core.gradients.types import GradientError, Loss, MixedSamplesError
+from influence_core.gradients.watching import SavedBytes, Shapes, ShapesRecorded, Watched
+from influence_core.inputs import Inputs
 
 _TOLERANCES = {torch.float64: 1e-7, torch.float32: 2e-3}
 _COARSE = 0.1  # half precision, also through autocast
 
-Shapes = dict[int, list[tuple[int, ...] | None]]
 
-
-def probe(model: nn.Module, selection: Selection, plan: Plan, loss: Loss, inputs: Tensor, labels: Tensor) -> float:
+def probe(model: nn.Module, selection: Selection, plan: Plan, loss: Loss, inputs: Inputs, labels: Any) -> float:
     """Compare the planned gradients with one ordinary backward pass per sample, and mend the plan.
 
     A rule is wrong for a module whose parameter is also used elsewhere, by a function say; no look at the module
@@ -57,16 +55,21 @@ def probe(model: nn.Module, selection: Selection, plan: Plan, loss: Loss, inputs
         except RuntimeError as error:
             if "inplace operation" not in str(error):
                 raise
-            _recorded(model, plan, _Watched(loss), inputs, labels, weights, {})  # names a layer whose input it is
+            _recorded(model, plan, Watched(loss), inputs, labels, weights, {}, [])  # names a layer whose input it is
             raise GradientError(f"plain autograd cannot differentiate this model: {error}") from error
     tolerance = _tolerance(next(iter(selection.parameters.values())).dtype)
-    plan.channels_last = inputs.dim() == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules())
+    images = isinstance(inputs, Tensor) and inputs.dim() == 4
+    plan.channels_last = images and any(isinstance(module, nn.Conv2d) for module in model.modules())
     shapes_of_all: Shapes = {}
-    together = _Watched(loss, lambda: _learn_arrangements(plan, shapes_of_one, shapes_of_all))
-    with _ShapesRecorded(modules, shapes_of_all):
-        errors = _recorded(model, plan, together, inputs, labels, weights, reference)
+    aside: list[Station] = []
+    together = Watched(loss, lambda: _learn_arrangements(plan, shapes_of_one, shapes_of_all, len(weights) > 1))
+    with ShapesRecorded(modules, shapes_of_all):
+        errors = _recorded(model, plan, together, inputs, labels, weights, reference, aside)
     _check_loss(together, labels)
     _check_unmixed(outcomes, together.outcome, tolerance)
+    aside += [station for station in plan.stations if station.alike]
+    if aside:
+        errors = _spread_stations(model, plan, loss, aside, (inputs, labels, weights), reference, together, tolerance)
     wrong = [name for name in reference if name not in plan.whole_model and _differs(name, errors, scales, tolerance)]
     if wrong:
         plan.drop(wrong, "used in a way that its module's rule does not see")
@@ -80,8 +83,8 @@ def _one_by_one(
     selection: Selection,
     modules: dict[int, nn.Module],
     loss: Loss,
-    inputs: Tensor,
-    labels: Tensor,
+    inputs: Inputs,
+    labels: Any,
     weights: list[float],
 ) -> tuple[dict[str, Tensor], dict[str, float], Shapes, list[tuple[Any, Tensor]], float]:
     """Plain autograd: weighted sums of gradients, sums of their norms, shapes seen, outputs, and the norms' share."""
@@ -92,7 +95,7 @@ def _one_by_one(
     shapes: Shapes = {}
     squares = {True: 0.0, False: 0.0}
     for index, weight in enumerate(weights):
-        with _ShapesRecorded(modules, shapes if index == 0 else {}):
+        with ShapesRecorded(modules, shapes if index == 0 else {}):
             outputs = model(inputs[index : index + 1])
         losses = loss(outputs, labels[index : index + 1])
         check_losses(losses, 1)
@@ -115,21 +118,7 @@ def _one_by_one(
     return sums, scales, shapes, outcomes, squares[True] / total if total else 1.0
 
 
-class _Watched:
-    """A loss that tells what it was asked, and lets somebody know between the forward and the backward pass."""
-
-    def __init__(self, loss: Loss, between: Callable[[], None] = lambda: None) -> None:
-        self.loss, self._between = loss, between
-
-    def __call__(self, outputs: Any, labels: Tensor) -> Tensor:
-        self._between()
-        losses = self.loss(outputs, labels)
-        check_losses(losses, len(labels))
-        self.outcome = (outputs.detach() if isinstance(outputs, Tensor) else None, losses.detach())
-        return losses
-
-
-def _check_loss(together: _Watched, labels: Tensor) -> None:
+def _check_loss(together: Watched, labels: Any) -> None:
     """Refuses a loss in which one sample's output moves another's loss."""
     outputs = together.outcome[0]
     if outputs is None or not outputs.is_floating_point() or len(labels) == 1:
@@ -165,30 +154,7 @@ def _check_unmixed(outcomes: list[tuple[Any, Tensor]], together: tuple[Any, Tens
         )
 
 
-class _ShapesRecorded:
-    """Notes, for every module's first call, the shapes of its tensor arguments."""
-
-    def __init__(self, modules: dict[int, nn.Module], shapes: Shapes) -> None:
-        self._modules, self._shapes, self._handles = modules, shapes, []  # type: ignore[var-annotated]
-
-    def __enter__(self) -> None:
-        for key, module in self._modules.items():
-            self._handles.append(module.register_forward_pre_hook(self._note(key), with_kwargs=True))
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _note(self, key: int) -> Callable[..., None]:
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            leaves = pytree.tree_leaves((args, kwargs))
-            seen = [tuple(leaf.shape) if isinstance(leaf, Tensor) else None for leaf in leaves]
-            self._shapes.setdefault(key, seen)
-
-        return note
-
-
-def _learn_arrangements(plan: Plan, ones: Shapes, alls: Shapes) -> None:
+def _learn_arrangements(plan: Plan, ones: Shapes, alls: Shapes, several: bool) -> None:
     """Where samples stand is the axis that grew when one sample became two."""
     for station in plan.stations:
         one, both = ones.get(id(station.module)), alls.get(id(station.module))
@@ -198,6 +164,8 @@ def _learn_arrangements(plan: Plan, ones: Shapes, alls: Shapes) -> None:
             a is not None and b is not None and a[:1] != b[:1] for a, b in zip(one, both, strict=True)
         )
         first_one, first_both = one[0], both[0]
+        if several and first_one and one == both and len(one) == 1:
+            station.alike = -len(first_one) if len(first_one) > 1 and first_one[0] == 1 else len(first_one)
         if station.features_last and first_one and first_both and len(first_one) == len(first_both):
             grown = [axis for axis, (a, b) in enumerate(zip(first_one, first_both, strict=True)) if a != b]
             if grown == [0]:
@@ -206,18 +174,61 @@ def _learn_arrangements(plan: Plan, ones: Shapes, alls: Shapes) -> None:
                 station.arrangement = "second"
 
 
+def _spread_stations(
+    model: nn.Module,
+    plan: Plan,
+    loss: Loss,
+    stations: list[Station],
+    samples: tuple[Inputs, Any, list[float]],
+    reference: dict[str, Tensor],
+    together: Watched,
+    tolerance: float,
+) -> dict[str, float]:
+    """Take modules whose input all samples share as called for every sample; drop them if the model minds.
+
+    Numbers alone would not show that such a module needs it where the two samples happen to have no gradient.
+
+    Returns:
+        As ``_recorded``.
+    """
+    names = [name for station in stations for name in station.wanted.values()]
+    plan.stations = [station for station in plan.stations if not station.alike] + stations
+    for station in stations:
+        station.spread, station.batched = True, (True,)
+    plan.arrange_blocks()
+    again, images = Watched(loss), plan.channels_last
+    outputs, losses = together.outcome
+    try:
+        errors = _recorded(model, plan, again, *samples, reference, [])
+        same = torch.allclose(again.outcome[1], losses, rtol=tolerance, atol=tolerance * float(losses.abs().max()))
+        found = again.outcome[0]
+        if same and outputs is not None and found is not None:
+            scale = tolerance * float(outputs.abs().max())
+            same = found.shape == outputs.shape and torch.allclose(found, outputs, rtol=tolerance, atol=scale)
+    except (RuntimeError, ValueError, IndexError):
+        same = False
+    if same:
+        return errors
+    for station in stations:
+        station.spread, station.alike = False, 0
+    plan.channels_last = images
+    plan.drop(names, "used on something that all samples share, such as the places of words")
+    return _recorded(model, plan, Watched(loss), *samples, reference, [])
+
+
 def _recorded(
     model: nn.Module,
     plan: Plan,
-    loss: _Watched,
-    inputs: Tensor,
-    labels: Tensor,
+    loss: Watched,
+    inputs: Inputs,
+    labels: Any,
     weights: list[float],
     reference: dict[str, Tensor],
+    aside: list[Station],
 ) -> dict[str, float]:
     """How far the planned gradients' weighted sums are from the reference.
 
-    Stations whose rule fails are dropped, and it is tried again.
+    Stations whose rule fails are dropped, or set aside where their inputs are shared, and it is tried again.
 
     Returns:
         Name -> norm of the difference.
@@ -244,9 +255,13 @@ def _recorded(
 
         tape = Tape(model, plan.stations, plan.blocks, plan.channels_last)
         try:
-            with tape, _SavedBytes() as saved:
+            with tape, SavedBytes() as saved:
                 tape.run(inputs, labels, loss, deliver)
         except RuleError as error:
+            if error.station.alike and not error.station.spread:
+                plan.stations = [station for station in plan.stations if station is not error.station]
+                aside.append(error.station)
+                continue
             plan.drop(error.station.wanted.values(), f"the rule of its module failed: {error.__cause__}")
             continue
         except GradientError:
@@ -256,31 +271,9 @@ def _recorded(
                 raise
             plan.channels_last = False  # the model views images in a way that needs channels first
             continue
-        itemsize = inputs.element_size() if inputs.is_floating_point() else 4
+        itemsize = inputs.element_size() if isinstance(inputs, Tensor) and inputs.is_floating_point() else 4
         plan.bytes_per_sample = 2.0 * saved.total / len(inputs) + 2.0 * kept[0] * itemsize
         return errors
-
-
-class _SavedBytes:
-    """Counts the bytes that autograd keeps during a forward pass, parameters aside."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._seen: set[int] = set()
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter) and tensor.data_ptr() not in self._seen:
-            self._seen.add(tensor.data_ptr())
-            self.total += tensor.numel() * tensor.element_size()
-        return tensor
-
-    def __enter__(self) -> _SavedBytes:
-        self._hooks.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._hooks.__exit__(*error)
 
 
 def _differs(name: str, errors: dict[str, float], scales: dict[str, float], tolerance: float) -> bool:
@@ -292,8 +285,8 @@ def _try_whole_model(
     model: nn.Module,
     plan: Plan,
     loss: Loss,
-    inputs: Tensor,
-    labels: Tensor,
+    inputs: Inputs,
+    labels: Any,
     weights: list[float],
     reference: dict[str, Tensor],
     scales: dict[str, float],
@@ -304,9 +297,9 @@ def _try_whole_model(
     sums: dict[str, Tensor] = {}
     try:
         for some, forms in whole_model_gradients(model, names, loss, inputs, labels, vectorised=True):
-            scale = torch.tensor(weights[some], device=inputs.device)
+            scale = torch.tensor(weights[some])
             for name, form in forms.items():
-                part = (form.rows() * scale.to(form.rows().dtype)[:, None]).sum(0).reshape(reference[name].shape)
+                part = (form.rows() * scale.to(form.rows())[:, None]).sum(0).reshape(reference[name].shape)
                 sums[name] = sums[name] + part if name in sums else part
         errors = {name: float(torch.linalg.vector_norm(sums[name] - reference[name])) for name in names}
         plan.vectorised = not any(_differs(name, errors, scales, tolerance) for name in names)

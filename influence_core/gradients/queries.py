@@ -102,7 +102,7 @@ class Queries:
         """Add one parameter's inner products ``[B, M]`` to ``out``."""
         name = gradients.name
         ghost = self._forms.get(name)
-        if ghost is not None and gradients.mask is None and type(ghost) is type(gradients.form):
+        if ghost is not None and gradients.mask is None and gradients.form.matches(ghost):
             out += gradients.form.gram(ghost)
         elif name in self.names:
             rows_of_queries = self._explicit(name, gradients.layout)
@@ -158,9 +158,9 @@ class _QueryRecorder:
         stacked: dict[str, Form] = {}
         for name, pieces in self._forms.items():
             forms = [form for _, form in pieces]
-            if len({type(form) for form in forms}) == 1 and sum(form.batch for form in forms) == total:
+            if all(form.matches(forms[0]) for form in forms) and sum(form.batch for form in forms) == total:
                 stacked[name] = type(forms[0]).stack(forms)
-            else:  # a layer that was not called for some of the batches
+            else:  # a layer that was not called for some of the batches, or that had inputs of another size
                 layout = Layout.plain(tuple(self._context.shapes[name]))
                 rows = torch.zeros(total, layout.size, device=self._context.device, dtype=self._context.dtype)
                 for begin, form in pieces:

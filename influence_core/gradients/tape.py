@@ -14,6 +14,7 @@ from influence_core.gradients.contexts import no_autocast
 from influence_core.gradients.forms import Form, merge
 from influence_core.gradients.rules import Call, Rule, output_tensors
 from influence_core.gradients.types import GradientError, Loss
+from influence_core.inputs import Inputs
 
 Deliver = Callable[[dict[str, Form]], None]
 
@@ -31,6 +32,10 @@ class Station:
         batched: for the fallback: which flattened arguments run over samples. Learned from the probe.
         arrangement: where the samples stand in the module's tensors: on the ``"first"`` axis, on the ``"second"``,
             or on the first together with others (``"folded"``). Learned from the probe.
+        alike: of a module whose input is the same for all samples (the places of words, say), number of the input's
+            axes, negative where the first is an axis of one for the samples. Learned from the probe.
+        spread: whether such calls are recorded as those of every sample by itself, for the sum over samples is all
+            that would come back otherwise. The module's output then has the samples on a first axis.
     """
 
     name: str
@@ -40,6 +45,8 @@ class Station:
     features_last: bool = False
     batched: tuple[bool, ...] = ()
     arrangement: str | None = None
+    alike: int = 0
+    spread: bool = False
 
 
 @dataclass
@@ -110,7 +117,7 @@ class Tape:
         for handle in self._handles:
             handle.remove()
 
-    def run(self, inputs: Tensor, labels: Tensor, loss: Loss, deliver: Deliver) -> Tensor:
+    def run(self, inputs: Inputs, labels: Any, loss: Loss, deliver: Deliver) -> Tensor:
         """One batch: forward, backward, and every block of parameters delivered as soon as its layers are through.
 
         Args:
@@ -144,8 +151,8 @@ class Tape:
             self._recording = False
             self._forget()
 
-    def _formatted(self, inputs: Tensor) -> Tensor:
-        if self.channels_last and inputs.dim() == 4:
+    def _formatted(self, inputs: Inputs) -> Inputs:
+        if self.channels_last and isinstance(inputs, Tensor) and inputs.dim() == 4:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
 
@@ -160,6 +167,8 @@ class Tape:
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
             if not (self._recording and torch.is_grad_enabled()):
                 return None
+            if station.spread:
+                args, kwargs, outputs = _spread(station, args, kwargs, outputs, self._batch)
             if isinstance(outputs, Tensor):
                 outputs = outputs if outputs.requires_grad else self._fresh(outputs)
                 tensors = [outputs]
@@ -233,6 +242,24 @@ class Tape:
         if forms:
             with torch.no_grad(), no_autocast():
                 self._deliver(forms)
+
+
+def _spread(
+    station: Station, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any, batch: int
+) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """A call on what all samples share, as one call for each of them."""
+    (given,) = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    axis = station.alike < 0  # of one, for the samples
+    if given.dim() != abs(station.alike) or (axis and given.shape[0] == batch):
+        return args, kwargs, outputs  # what came in was spread before
+
+    def of_each(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.expand(batch, *value.shape[1 if axis else 0 :]).clone()
+
+    args, kwargs = pytree.tree_map(of_each, (args, kwargs))
+    return args, kwargs, of_each(outputs)
 
 
 def check_losses(losses: Any, batch: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable, Collection, Mapping
+from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
@@ -11,68 +13,14 @@ from torch import nn
 from influence_core._torchvision import torchvision
 from influence_core.errors import InvalidInput
 from influence_core.identity import Identity, identify
+from influence_core.models.recording import recorded
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {}
+"""By name. Those of a plugin are called NAME@ and the start of its SHA-256, so that two plugins may use one name."""
 
-
-def register(name: str) -> Callable[[Builder], Builder]:
-    """Decorator: make an architecture known to study files under ``name``.
-
-    Args:
-        name: the value of ``architecture`` in ``study.toml``.
-
-    Returns:
-        A decorator that leaves the function or class as it is.
-    """
-
-    def keep(builder: Builder) -> Builder:
-        _BUILDERS[name] = builder
-        return builder
-
-    return keep
-
-
-def names() -> list[str]:
-    """Names of the registered architectures, sorted; ``torchvision:NAME`` works besides."""
-    return sorted(_BUILDERS)
-
-
-def build(name: str, **arguments: Any) -> nn.Module:
-    """Build an architecture with fresh weights.
-
-    Args:
-        name: a registered name, or ``torchvision:resnet18`` for a classifier of torchvision.
-        **arguments: passed to the builder.
-
-    Returns:
-        The module.
-
-    Raises:
-        InvalidInput: if there is no such architecture, or its arguments do not fit.
-    """
-    if name.startswith("torchvision:"):
-        models = torchvision().models
-        wanted = name.partition(":")[2]
-        if wanted not in models.list_models(module=models):
-            raise InvalidInput(f"torchvision has no classifier {wanted!r}; torchvision.models.list_models() names them")
-        builder: Callable[..., nn.Module] = lambda **kw: models.get_model(wanted, weights=None, **kw)  # noqa: E731
-    elif name in _BUILDERS:
-        builder = _BUILDERS[name]
-    else:
-        raise InvalidInput(
-            f"there is no architecture {name!r}. Known: {', '.join(names())}, and torchvision:NAME. Register your own "
-            "with @ic.models.register(name) in a module that is imported first (the app's --plugin), or pass the "
-            "model itself: ic.Study.load(path, model=my_model)."
-        )
-    try:
-        model = builder(**arguments)
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise InvalidInput(f"architecture {name!r} does not take the arguments {arguments}: {error}") from error
-    model.architecture = Architecture(name, arguments)  # type: ignore[assignment]  # a plain attribute, kept by deepcopy
-    model.built_as = structure_of(model).sha256  # type: ignore[assignment]
-    return model
+_STAMP = "_built_by_influence_core"
 
 
 class Architecture(NamedTuple):
@@ -82,10 +30,157 @@ class Architecture(NamedTuple):
     arguments: dict[str, Any]
 
 
+class _Built(NamedTuple):
+    """What a model carries from the moment it was built; ``copy.deepcopy`` keeps it."""
+
+    architecture: Architecture
+    structure: str
+
+
+collecting: ContextVar[tuple[str, dict[str, Callable[..., nn.Module]]] | None] = ContextVar("collecting", default=None)
+"""While a plugin runs: what follows its names, and the builders that it has registered so far."""
+
+
+def register(name: str) -> Callable[[Builder], Builder]:
+    """Decorator: make an architecture known to study files under ``name``.
+
+    Models that are built by name, or by calling what was decorated, can be saved and open again by themselves.
+
+    Args:
+        name: the value of ``architecture`` in ``study.toml``.
+
+    Returns:
+        A decorator. A class stays the same object (with an ``__init__`` that notes its arguments), a function comes
+        back inside one that notes them.
+    """
+
+    def keep(builder: Builder) -> Builder:
+        plugin = collecting.get()
+        full = name if plugin is None else f"{name}@{plugin[0]}"
+        noting: Builder = recorded(builder, lambda model, arguments: _stamp(model, Architecture(full, arguments)))
+        if plugin is None:
+            _BUILDERS[name] = builder
+        else:
+            plugin[1][name] = noting
+        return noting
+
+    return keep
+
+
+def names() -> list[str]:
+    """Names of the registered architectures, sorted; ``torchvision:NAME`` and ``timm:NAME`` work besides."""
+    return sorted(name for name in _BUILDERS if "@" not in name)
+
+
+def add_builders(builders: Mapping[str, Callable[..., nn.Module]]) -> None:
+    """Make builders known that are registered already, under other names too.
+
+    Args:
+        builders: by name.
+    """
+    _BUILDERS.update(builders)
+
+
+def build(name: str, **arguments: Any) -> nn.Module:
+    """Build an architecture with fresh weights.
+
+    Args:
+        name: a registered name; ``torchvision:resnet18`` for a classifier of torchvision, ``timm:NAME`` for a model of
+            timm, where that is installed.
+        **arguments: passed to the builder.
+
+    Returns:
+        The module.
+
+    Raises:
+        InvalidInput: if there is no such architecture, or its arguments do not fit.
+    """
+    model = made(Architecture(name, arguments))
+    _stamp(model, Architecture(name, arguments))
+    return model
+
+
+def made(architecture: Architecture) -> nn.Module:
+    """Build an architecture without noting on the model how; see ``build``.
+
+    Args:
+        architecture: name and arguments.
+
+    Returns:
+        The module.
+
+    Raises:
+        InvalidInput: if there is no such architecture, or its arguments do not fit.
+    """
+    name, arguments = architecture
+    builder = builder_of(name)
+    try:
+        return builder(**arguments)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        shown = name.partition("@")[0]
+        raise InvalidInput(f"architecture {shown!r} does not take the arguments {arguments}: {error}") from error
+
+
+def builder_of(name: str) -> Callable[..., nn.Module]:
+    """What makes the models of a name.
+
+    Args:
+        name: as for ``build``.
+
+    Returns:
+        A function or class.
+
+    Raises:
+        InvalidInput: if there is no such architecture.
+    """
+    source, _, wanted = name.partition(":")
+    if source == "torchvision":
+        return _of_torchvision(wanted)
+    if source == "timm":
+        return _of_timm(wanted)
+    if name in _BUILDERS:
+        return _BUILDERS[name]
+    raise InvalidInput(
+        f"there is no architecture {name!r}. Known: {', '.join(names())}, torchvision:NAME and timm:NAME. Register "
+        "your own with @ic.models.register(name) in a module that is imported first (the app's --plugin), or pass the "
+        "model itself: ic.Study.load(path, model=my_model)."
+    )
+
+
+def _of_torchvision(name: str) -> Callable[..., nn.Module]:
+    models = torchvision().models
+    if name not in models.list_models(module=models):
+        raise InvalidInput(f"torchvision has no classifier {name!r}; torchvision.models.list_models() names them")
+    return lambda **arguments: models.get_model(name, weights=None, **arguments)
+
+
+def _of_timm(name: str) -> Callable[..., nn.Module]:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise InvalidInput(
+            f"the architecture 'timm:{name}' needs the package timm, which cannot be imported here ({error}): install "
+            "it (pip install timm), or pass the model itself: ic.Study.load(path, model=my_model)"
+        ) from error
+    if name not in timm.list_models():
+        raise InvalidInput(f"this version of timm has no model {name!r}; timm.list_models() names them")
+    return lambda **arguments: timm.create_model(name, pretrained=False, **arguments)
+
+
+def _stamp(model: nn.Module, architecture: Architecture) -> None:
+    setattr(model, _STAMP, _Built(architecture, ""))  # in place of that of a builder inside this one
+    setattr(model, _STAMP, _Built(architecture, structure_of(model).sha256))
+
+
+def _built(model: nn.Module) -> _Built | None:
+    found = getattr(model, _STAMP, None)
+    return found if isinstance(found, _Built) else None
+
+
 def architecture_of(model: nn.Module) -> Architecture | None:
-    """How ``model`` was built, if ``build`` made it."""
-    found = getattr(model, "architecture", None)
-    return found if isinstance(found, Architecture) else None
+    """How ``model`` was built: by ``build``, or by calling something that is registered."""
+    found = _built(model)
+    return None if found is None else found.architecture
 
 
 def structure_of(model: nn.Module, passing: Mapping[int, Collection[str]] | None = None) -> Identity:
@@ -102,13 +197,14 @@ def structure_of(model: nn.Module, passing: Mapping[int, Collection[str]] | None
     built = architecture_of(model)
     if built is None or not found.unknown:
         return found
-    named = identify([found.sha256, built.name, built.arguments], "the model")
+    named = identify([found.sha256, built.name.partition("@")[0], built.arguments], "the model")
     return Identity(named.sha256, named.unknown)
 
 
 def as_built(model: nn.Module) -> bool:
-    """Whether ``build`` made a model, and nobody has exchanged a part of it since."""
-    return architecture_of(model) is not None and getattr(model, "built_as", None) == structure_of(model).sha256
+    """Whether it is known how a model was built, and nobody has exchanged a part of it since."""
+    built = _built(model)
+    return built is not None and built.structure == structure_of(model).sha256
 
 
 def _block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from influence_core.batches import id_batches
 from influence_core.data import LabelledDataset
 from influence_core.gradients.contexts import plain_attention
+from influence_core.inputs import Inputs, moved
 from influence_core.models.private import private
 
 
-def final_linear(model: nn.Module, inputs: Tensor) -> str | None:
+def final_linear(model: nn.Module, inputs: Inputs) -> str | None:
     """The linear layer whose output is the model's.
 
     Args:
@@ -30,7 +31,7 @@ def final_linear(model: nn.Module, inputs: Tensor) -> str | None:
                 lambda _, args, output, name=name: seen.append((name, output, args[0].dim() if args else 0))
             )
     with plain_attention(), torch.no_grad():
-        outputs = model(inputs.to(device))
+        outputs = model(moved(inputs, device))
     ends = [name for name, output, axes in seen if axes == 2 and torch.equal(output, outputs)]
     return None if not ends or [name for name, _, _ in seen].count(ends[-1]) > 1 else ends[-1]
 
@@ -53,5 +54,5 @@ def layer_inputs(model: nn.Module, path: str, data: LabelledDataset) -> Tensor:
     model.get_submodule(path).register_forward_pre_hook(lambda _, args: found.append(args[0]))
     with plain_attention():
         for ids in id_batches(len(data)):
-            model(data.batch(ids)[0].to(device))
+            model(moved(data.batch(ids)[0], device))
     return torch.cat(found)

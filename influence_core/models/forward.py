@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from influence_core.inputs import Inputs, moved
 from influence_core.models.private import private
 
 
@@ -27,10 +28,10 @@ class Forward:
         self._convolutions = [module for module in self._model.modules() if isinstance(module, nn.Conv2d)]
         self._hooks = [module.register_forward_hook(_keep_channels_last) for module in self._convolutions]
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Inputs) -> Tensor:
         """The model's outputs for some inputs, under whatever gradient mode is on."""
-        inputs = inputs.to(self.device)
-        if self._hooks and inputs.dim() == 4 and inputs.device.type == "cpu" and inputs.dtype == torch.float32:
+        inputs = moved(inputs, self.device)
+        if self._hooks and isinstance(inputs, Tensor) and _are_images(inputs):
             try:
                 return self._model(inputs.contiguous(memory_format=torch.channels_last))
             except RuntimeError:  # the model views images in a way that needs channels first, or fails in any case
@@ -39,6 +40,10 @@ class Forward:
             hook.remove()
         self._hooks = []
         return self._model(inputs)
+
+
+def _are_images(inputs: Tensor) -> bool:
+    return inputs.dim() == 4 and inputs.device.type == "cpu" and inputs.dtype == torch.float32
 
 
 def _keep_channels_last(module: nn.Module, args: object, output: Tensor) -> Tensor:

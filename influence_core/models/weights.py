@@ -1,7 +1,7 @@
 """Reading and writing weights without ever running what a file says.
 
-``.safetensors`` holds numbers only. ``.pt`` and ``.pth`` are read with ``torch.load(weights_only=True)``, which refuses
-every pickle that is more than a state dict.
+``.safetensors`` holds numbers only. ``.pt``, ``.pth``, ``.ckpt`` and ``.bin`` are read with
+``torch.load(weights_only=True)``, which refuses every pickle that is more than a state dict and plain facts around it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from influence_core.errors import InvalidInput
 from influence_core.files import check_encodable, keep, temporary, writing
 from influence_core.identity import add_tensor
+from influence_core.models.foreign import refuse_program, unwrapped, without_prefixes
 from influence_core.models.tensor_stream import check_kinds, stream_tensors
 
 _OURS = "influence_core"
@@ -70,11 +72,28 @@ def load_tensors(path: str | Path, *, sealed: bool = False) -> dict[str, Tensor]
     """Read a tensor file safely; the hash that ``save_tensors`` put into it is checked.
 
     Args:
-        path: a ``.safetensors``, ``.pt`` or ``.pth`` file.
+        path: a ``.safetensors`` file, or one that ``torch.save`` wrote (``.pt``, ``.pth``, ``.ckpt``, ``.bin``); a
+            state dict, or one beside other facts, as training scripts and Lightning keep it.
         sealed: refuse a file without such a hash, which others have written, or an older version of this package.
 
     Returns:
         name -> tensor, on the CPU.
+
+    Raises:
+        InvalidInput: if the file is missing, broken, was changed after it was written, or would run code.
+    """
+    return load_checkpoint(path, sealed=sealed)[0]
+
+
+def load_checkpoint(path: str | Path, *, sealed: bool = False) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """Read a tensor file, and what a training script kept beside the weights; see ``load_tensors``.
+
+    Args:
+        path: the file.
+        sealed: refuse a file without a hash of ours.
+
+    Returns:
+        name -> tensor, on the CPU; and the facts around them, plain numbers and texts and tensors, if there are any.
 
     Raises:
         InvalidInput: if the file is missing, broken, was changed after it was written, or would run code.
@@ -89,7 +108,10 @@ def load_tensors(path: str | Path, *, sealed: bool = False) -> dict[str, Tensor]
             loaded: Any = load_file(path)
             texts, seal = _texts(path)
         else:
+            refuse_program(path)
             loaded = torch.load(path, "cpu", weights_only=True)
+    except InvalidInput:
+        raise
     except safetensors.SafetensorError as error:
         raise InvalidInput(
             f"{path} is no complete safetensors file ({error}). It was probably cut off while being copied: copy it "
@@ -111,13 +133,11 @@ def load_tensors(path: str | Path, *, sealed: bool = False) -> dict[str, Tensor]
         raise InvalidInput(
             f"{path} was changed or damaged after it was written (its checksum differs): copy it again, or make it anew"
         )
-    for key in ("state_dict", "model_state_dict", "model"):  # the usual wrappings of training scripts
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
+    whole, loaded = loaded, unwrapped(loaded)
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
         keys = f" with {_some([str(key) for key in loaded])}" if isinstance(loaded, Mapping) else ""
         raise InvalidInput(f"{path} holds a {type(loaded).__name__}{keys}, expected a state dict (name -> tensor)")
-    return {str(k): v for k, v in loaded.items()}
+    return {str(k): v for k, v in loaded.items()}, {} if loaded is whole else whole
 
 
 def _texts(path: Path) -> tuple[dict[str, str], str | None]:
@@ -138,24 +158,34 @@ def _seal(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str = "the state dict") -> nn.Module:
+def load_weights(
+    model: nn.Module, state: Mapping[str, Tensor] | str | Path, source: str = "the state dict"
+) -> nn.Module:
     """Put weights into a model after checking every name, shape and number.
 
     Args:
         model: is changed in place.
-        state: name -> tensor. A leading ``module.`` (left by DataParallel) is dropped.
+        state: name -> tensor, or a file for ``load_tensors``. ``module.``, ``_orig_mod.`` and ``model.`` before all
+            names (left by DataParallel, ``torch.compile`` and Lightning) are dropped where the model has no such names.
         source: where they come from, for messages.
 
     Returns:
         ``model``.
 
     Raises:
-        InvalidInput: if a name is missing or unknown, a shape or the kind of number differs, a number would lose
-            digits, or a value is NaN or infinite.
+        InvalidInput: if the file cannot be read, a name is missing or unknown, a shape or the kind of number differs,
+            a number would lose digits, or a value is NaN or infinite.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> _ = load_weights(model, {"module.weight": torch.ones(1, 2), "module.bias": torch.zeros(1)})
+        >>> model.weight.tolist()
+        [[1.0, 1.0]]
     """
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if isinstance(state, (str, Path)):
+        state, source = load_tensors(state), str(state)
     own = model.state_dict()
+    state = without_prefixes(state, own)
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unknown:
         raise InvalidInput(
@@ -173,7 +203,10 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str = "t
             )
         check_finite(tensor, f"{name} in {source}")
         _check_kind(tensor, own[name].dtype, f"{name} in {source}")
-    model.load_state_dict(dict(state))
+    versions = getattr(state, "_metadata", None) or getattr(own, "_metadata", None)  # some classes ask for theirs
+    chosen = OrderedDict(state)
+    chosen._metadata = versions  # type: ignore[attr-defined]  # where torch keeps it
+    model.load_state_dict(chosen)
     return model
 
 

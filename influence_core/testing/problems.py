@@ -62,9 +62,11 @@ def _network_study(seed: int) -> Study:
     train = images(24, 10 * seed + 1, 0.2, "train")
     with seeded(seed, torch.device("cpu")):
         model = network()
-    trajectory = fit(model, train, optimizer="sam", epochs=4, batch_size=8, learning_rate=0.05, checkpoints=4)
+    trajectory = fit(
+        model, train, optimizer="sam", epochs=4, batch_size=8, learning_rate=0.05, weight_decay=1e-3, checkpoints=4
+    )
     validation, test = images(12, 10 * seed + 2, name="validation"), images(9, 10 * seed + 3, name="test")
-    return Study(model, train, test, validation, trajectory, weight_decay=1e-3)
+    return Study(model, train, test, validation, trajectory)
 
 
 def convex_study() -> Study:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from influence_core.data import LabelledDataset, check_labels, wrap
+from influence_core.data import LabelledDataset, SampleSet, check_labels, wrap
 from influence_core.errors import InvalidInput
 from influence_core.gradients import plain_attention
 from influence_core.imports import complete_torch
 from influence_core.losses import Loss, cross_entropy
+from influence_core.models import adapting
 from influence_core.progress import contained, track
 from influence_core.training.batchnorm import frozen_statistics
 from influence_core.training.options import Sharpness, check_sgd
@@ -110,7 +111,7 @@ def fit(
     decay: float = 0.9,
     gamma: float = 0.001,
     parts: int = 1,
-    checkpoints: int = 5,
+    checkpoints: int | None = None,
     loss: Loss = cross_entropy,
     augment: Augmentation | None = None,
     seed: int = 0,
@@ -138,7 +139,8 @@ def fit(
         decay: of the moving mean of "fsam".
         gamma: of "lpf", noise relative to the norms of the filters.
         parts: of "lpf", parts of a batch with noise of their own.
-        checkpoints: how many to keep, evenly spaced, the last one at the end.
+        checkpoints: how many to keep, evenly spaced, the last one at the end; by default 5, or one per epoch where
+            there are fewer.
         loss: one loss per sample.
         augment: changes a batch of inputs, or ``None``.
         seed: of the order of the batches and of ``augment``.
@@ -154,11 +156,8 @@ def fit(
     """
     if optimizer not in OPTIMIZERS:
         raise InvalidInput(f"there is no optimizer {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
-    epochs, batch_size, checkpoints = (
-        whole("epochs", epochs),
-        whole("batch_size", batch_size),
-        whole("checkpoints", checkpoints),
-    )
+    epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
+    checkpoints = max(1, min(5, epochs)) if checkpoints is None else whole("checkpoints", checkpoints)
     seed = whole("seed", seed)
     if not -(2**63) <= seed < 2**64:
         raise InvalidInput(f"seed={seed}: torch takes seeds from -2**63 to 2**64 - 1")
@@ -176,9 +175,10 @@ def fit(
     device = next(model.parameters()).device
     if len(data) == 0:
         raise InvalidInput("the train set is empty")
-    with plain_attention(), torch.no_grad():
-        outputs = model.eval()(data.batch([0])[0].to(device))
-    if outputs.ndim == 2:
+    first = data.batch([0])[0]
+    with plain_attention(), torch.no_grad(), adapting(model, first):
+        outputs = model.eval()(first.to(device))
+    if outputs.ndim == 2 and not isinstance(data, SampleSet):
         check_labels(data.labels, outputs.shape[1], data.name, "the model has {} outputs")
     parameters = [p for p in model.parameters() if p.requires_grad]
     base = torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
@@ -193,7 +193,7 @@ def fit(
     rate_sum = 0.0
     stream = Stream(seed, device)
     model.train()
-    with contained():
+    with contained(), adapting(model, first):
         for epoch in track(range(1, epochs + 1), title or f"training with {optimizer.upper()}"):
             total = 0.0
             for i in track(range(per_epoch), "steps"):

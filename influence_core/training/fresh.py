@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.losses import Loss, cross_entropy
-from influence_core.models import architecture_of, build
+from influence_core.models import adapted_like, architecture_of, build, recognised
 from influence_core.training.fit import OPTIMIZERS, Watch, fit
 from influence_core.training.randomness import seeded
 from influence_core.training.trajectory import Recipe
@@ -22,10 +22,10 @@ from influence_core.training.trajectory import Recipe
 def reinitialised(model: nn.Module, seed: int) -> nn.Module:
     """A copy of ``model`` with new weights.
 
-    A model that ``ic.models.build`` made is built once more, so that its weights come from the architecture's own
-    initialisation. In any other, each module is asked to ``reset_parameters``, those inside a module before it.
-    Frozen parameters (``requires_grad`` off) stay: they were given, not learned, and with them the running statistics
-    of layers that are frozen as a whole.
+    A model that ``ic.models.build``, torchvision or something registered made is built once more, so that its weights
+    come from the architecture's own initialisation. In any other, each module is asked to ``reset_parameters``, those
+    inside a module before it. Frozen parameters (``requires_grad`` off) stay: they were given, not learned, and with
+    them the running statistics of layers that are frozen as a whole.
 
     Args:
         model: to copy; it does not change.
@@ -57,7 +57,7 @@ def reinitialised(model: nn.Module, seed: int) -> nn.Module:
 
 def _rebuilt(model: nn.Module) -> nn.Module | None:
     """The model built once more, if it was built and still has the same weights by name and shape."""
-    architecture = architecture_of(model)
+    architecture = architecture_of(model) or recognised(model)  # as a study that was saved and loaded is built
     if architecture is None:
         return None
     found = build(architecture.name, **architecture.arguments)
@@ -128,7 +128,7 @@ def train_fresh(
             f"{', '.join(OPTIMIZERS)}. Without its trajectory, study.replaced(trajectory=None), the study is trained "
             "with the defaults of fit"
         )
-    fresh = reinitialised(model, seed)
+    fresh = adapted_like(reinitialised(model, seed), model)
     settings = asdict(recipe) | {"seed": seed, "epochs": recipe.epochs if epochs is None else epochs}
     options = settings.pop("options")
     fit(fresh, train, checkpoints=1, loss=loss, watch=watch, title=title, **settings, **options)

@@ -38,7 +38,7 @@ _MOST_SHOWN = 80
 _MOST_BYTES = 1 << 20
 _OF_OURS = [
     re.compile(rb"^[ \t]*" + line, re.MULTILINE)
-    for line in (rb"version[ \t]*=[ \t]*[12]\b", rb"\[[ \t]*model[ \t]*\]", rb"(architecture|weights)[ \t]*=")
+    for line in (rb"version[ \t]*=[ \t]*[123]\b", rb"\[[ \t]*model[ \t]*\]", rb"(architecture|weights)[ \t]*=")
 ]
 _lock = threading.RLock()  # of the three tables below; never held while files are read
 _loading = threading.RLock()

@@ -510,6 +510,86 @@ def test_wrong_arguments_stop_the_start(
     assert words[-1] in capsys.readouterr().err
 
 
+NET = """
+import influence_core as ic
+from torch import nn
+
+@ic.models.register("net_of_a_plugin")
+def net(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
+"""
+
+
+@pytest.fixture
+def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study beside its plugin, which has not run; somebody starts the app elsewhere."""
+    plugin, study = tmp_path / f"net_{tmp_path.name.replace('-', '_')}.py", tmp_path / "study"
+    plugin.write_text(f"{NET}# {tmp_path}\n")
+    made = ic.models.load_plugin(plugin).builders["net_of_a_plugin"](3)
+    data = TensorDataset(torch.rand(4, 1, 4, 4), torch.arange(4) % 3)
+    ic.Study(made, data, data).save(study, plugin=plugin)
+    monkeypatch.setattr(ic.models.plugins, "_loaded", {})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    arguments._parsed.cache_clear()
+    for table in ("_sources", "_studies", "_datasets"):
+        monkeypatch.setattr(studies, table, {})
+    return study
+
+
+@pytest.mark.parametrize("way", ["name", "file", "path", "module"])
+def test_a_plugin_is_a_module_or_a_file_and_found_beside_the_study(
+    way: str, plugged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file,) = plugged.glob("*.py")
+    if way == "module":
+        monkeypatch.syspath_prepend(plugged.parent)
+    words = {"name": file.stem, "file": file.name, "path": str(file), "module": file.stem}
+    monkeypatch.setattr(sys, "argv", ["app.py", "--study", str(plugged), "--plugin", words[way]])
+    assert studies.study("study").outputs().shape == (4, 3)
+    assert (file.stem in sys.modules) == (way == "module")
+    sys.modules.pop(file.stem, None)
+
+
+def test_without_the_plugin_its_study_is_refused_in_a_sentence(plugged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py", "--study", str(plugged)])
+    with pytest.raises(
+        ic.InvalidInput, match=r"needs its plugin net_.*\.py, .*trust=True\), or .* --plugin .*net_.*\.py$"
+    ):
+        studies.study("study")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("no_such_net", "there is no plugin 'no_such_net': it is no module that can be imported, and no file no_such_"),
+        ("no_such.net", "there is no plugin 'no_such.net': "),
+        ("../no_such_net.py", "there is no plugin '../no_such_net.py': "),
+        ("", "was stopped by an error: ValueError: Empty module name"),
+        ("broken.py", "was stopped by an error: NameError: name 'x' is not defined (line 2)"),
+        ("syntax.py", "was stopped by an error: SyntaxError: "),
+        ("broken", "was stopped by an error: NameError: name 'x' is not defined"),
+        ("needs", "was stopped by an error: ModuleNotFoundError: No module named 'no_such_package'"),
+        ("leaves", "was stopped by an error: SystemExit: 3"),
+    ],
+)
+def test_a_plugin_that_cannot_be_had_stops_the_start_with_a_sentence(
+    word: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments._parsed.cache_clear()
+    lines = {"broken": "# a\nx", "syntax": "a b", "needs": "import no_such_package", "leaves": "raise SystemExit(3)"}
+    for name, line in lines.items():
+        (tmp_path / f"{name}.py").write_text(line)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["app.py", "--plugin", word])
+    with pytest.raises(SystemExit) as stopped:
+        arguments.given()
+    assert stopped.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert said in line
+
+
 def test_the_folder_is_by_default_the_one_of_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     arguments._parsed.cache_clear()
     monkeypatch.chdir(tmp_path)

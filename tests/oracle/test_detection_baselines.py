@@ -15,8 +15,8 @@ from influence_core.study import Study
 from influence_core.training import reinitialised
 from tests.helpers import LiteralSGD, drawn_batches, study
 
-EPOCHS, BATCH, RATE, RHO = 4, 8, 0.05, 0.05
-"""The recipe of the study of the tests; momentum 0.9 and weight decay 5e-4 are the defaults of ``fit``."""
+EPOCHS, BATCH, RATE, RHO, DECAY = 4, 8, 0.05, 0.05, 1e-3
+"""The recipe of the study of the tests; momentum 0.9 is the default of ``fit``."""
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,14 @@ def small() -> Study:
     found = study()
     recipe = found.trajectory.recipe
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.rho) == (EPOCHS, BATCH, RATE, RHO)
+    assert recipe.weight_decay == DECAY
     return found
 
 
 def literally_trained(study: Study, data, seed: int, epochs: int, look=None) -> nn.Module:
     """SAM from new weights; ``look(model, inputs, labels)`` is called before each step."""
     model = reinitialised(study.model, seed).train()
-    optimiser = LiteralSGD(model, momentum=0.9, weight_decay=5e-4, rho=RHO)
+    optimiser = LiteralSGD(model, momentum=0.9, weight_decay=DECAY, rho=RHO)
     batches = drawn_batches(data, BATCH, seed)
     steps = epochs * math.ceil(len(data) / BATCH)
     for i in range(steps):

@@ -128,5 +128,24 @@ def test_refusals(network):
         output_grams(model, data, {n: w for n, w in weights.items() if n != "1.bias"})
     with pytest.raises(ValueError, match=r"weights of '4.bias' are \(4,\), expected \(3,\)"):
         output_grams(model, data, weights | {"4.bias": torch.ones(4)})
-    with pytest.raises(GradientError, match=r"outputs \(1, 2, 3\) for one sample"):
-        output_grams(nn.Linear(3, 3).double().eval(), (normal(2, 3)(4), torch.zeros(4)))
+    with pytest.raises(GradientError, match=r"outputs \(\) for one sample"):
+        output_grams(Summed(), (normal(3)(4), torch.zeros(4)))
+
+
+class Summed(nn.Module):
+    """One number for a whole batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 1).double()
+
+    def forward(self, x):
+        return self.layer(x).sum()
+
+
+def test_outputs_with_more_axes_are_rows():
+    torch.manual_seed(0)
+    linear, data = nn.Linear(3, 3).double().eval(), (normal(2, 3)(4), torch.zeros(4))
+    expected = output_grams(nn.Sequential(linear, nn.Flatten()).eval(), data)
+    assert expected.shape == (4, 6, 6)
+    assert torch.allclose(output_grams(linear, data), expected, rtol=1e-12, atol=1e-12)

@@ -352,13 +352,12 @@ def literal_trajectory(study, form, queries, momentum, decay, last, rho=None):
 def network() -> ic.Study:
     """With batch normalisation, trained by SAM on batches of 8 with momentum 0.9; every checkpoint has its own rho."""
     train, model = images(24, seed=1, noise=0.25), net()
-    trajectory = ic.training.fit(
-        model, train, optimizer="sam", rho=0.2, epochs=4, batch_size=8, learning_rate=0.05, checkpoints=4
-    )
+    settings = {"epochs": 4, "batch_size": 8, "learning_rate": 0.05, "weight_decay": 0.05, "checkpoints": 4}
+    trajectory = ic.training.fit(model, train, optimizer="sam", rho=0.2, **settings)
     own_radii = [replace(c, rho=rho) for c, rho in zip(trajectory, (0.2, 0.1, 0.3, 0.05), strict=True)]
     trajectory = ic.training.Trajectory(own_radii, trajectory.recipe)
     parts = {"test": images(9, seed=3), "validation": images(12, seed=2), "trajectory": trajectory}
-    return ic.Study(model, train, weight_decay=0.05, **parts)
+    return ic.Study(model, train, **parts)
 
 
 @pytest.mark.parametrize(

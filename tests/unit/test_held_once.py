@@ -50,8 +50,9 @@ def study() -> ic.Study:
         torch.utils.data.TensorDataset(*samples(count, seed)) for seed, count in enumerate((N, M, 11))
     )
     model = nn.Sequential(nn.Linear(FEATURES, 5), nn.Tanh(), nn.Linear(5, CLASSES)).double()
-    trajectory = ic.training.fit(model, train, epochs=CHECKPOINTS, checkpoints=CHECKPOINTS, batch_size=BATCH)
-    return ic.Study(model, train, test, validation, trajectory, weight_decay=0.01)
+    settings = {"checkpoints": CHECKPOINTS, "batch_size": BATCH, "weight_decay": 0.01}
+    trajectory = ic.training.fit(model, train, epochs=CHECKPOINTS, **settings)
+    return ic.Study(model, train, test, validation, trajectory)
 
 
 def most_alive(estimator: ic.estimators.Estimator, study: ic.Study) -> int:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import influence_core as ic
-from influence_core.data.images import EncodedImages
+from influence_core.data import EncodedImages
 
 ORIENTATION = 0x0112
 # what a viewer does for each value of the tag, in numpy

@@ -119,12 +119,93 @@ def test_what_is_no_state_dict(tmp_path, held, message):
         load_tensors(tmp_path / "m.pt")
 
 
-def test_dataparallel_prefix_is_dropped():
+def states_equal(one, two):
+    one, two = one.state_dict(), two.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth", "ckpt", "bin", "safetensors"])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod.", "model._orig_mod.module."]
+)
+def test_prefixes_are_dropped_from_files_of_every_kind(prefix, suffix, tmp_path):
     trained, fresh = net(seed=1), net(seed=2)
-    load_weights(fresh, {f"module.{k}": v for k, v in trained.state_dict().items()})
-    assert all(
-        torch.equal(a, b) for a, b in zip(trained.state_dict().values(), fresh.state_dict().values(), strict=True)
-    )
+    state = {f"{prefix}{name}": tensor for name, tensor in trained.state_dict().items()}
+    path = tmp_path / f"model.{suffix}"
+    safetensors.torch.save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
+    assert load_weights(fresh, path) is fresh
+    assert states_equal(trained, fresh)
+
+
+class Holder(nn.Module):
+    """A model whose own names begin with ``model.``."""
+
+    def __init__(self, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+
+def test_a_prefix_that_the_model_has_itself_stays():
+    trained, fresh = Holder(model=nn.Linear(2, 2)), Holder(model=nn.Linear(2, 2))
+    load_weights(fresh, trained.state_dict())
+    assert states_equal(trained, fresh)
+    load_weights(fresh, {f"model.{name}": tensor + 1 for name, tensor in trained.state_dict().items()})
+    assert torch.equal(fresh.model.weight, trained.model.weight + 1)
+    with pytest.raises(InvalidInput, match=r"missing model\.bias; not expected model\.other\. Build"):
+        load_weights(fresh, {"module.model.weight": torch.ones(2, 2), "module.model.other": torch.ones(2)})
+
+
+def test_a_prefix_of_some_names_stays():
+    state = {f"module.{name}": tensor for name, tensor in net().state_dict().items()}
+    state["4.bias"] = state.pop("module.4.bias")
+    with pytest.raises(InvalidInput, match=r"not expected module\.0\.bias"):
+        load_weights(net(), state)
+
+
+def lightning(hyper_parameters) -> dict[str, object]:
+    """A checkpoint as Lightning writes it: weights of ``self.model`` beside plain facts."""
+    return {
+        "epoch": 3,
+        "global_step": 40,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": {f"model.{name}": tensor for name, tensor in net(seed=1).state_dict().items()},
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best_model_score": None}},
+        "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]}],
+        "lr_schedulers": [],
+        "hparams_name": "kwargs",
+        "hyper_parameters": hyper_parameters,
+    }
+
+
+def test_a_checkpoint_of_lightning(tmp_path):
+    path = tmp_path / "epoch=3-step=40.ckpt"
+    torch.save(lightning({"width": 3, "name": "net"}), path)
+    assert states_equal(load_weights(net(seed=2), path), net(seed=1))
+    torch.save(lightning({"bomb": Bomb(tmp_path / "proof")}), path)
+    with pytest.raises(InvalidInput, match=r"step=40\.ckpt is a pickle that holds more than tensors.*save_file"):
+        load_weights(net(), path)
+    assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated")
+def test_recorded_programs_are_refused_with_the_way_out(tmp_path):
+    model, inputs = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(2, 1, 4, 4)
+    scripted, exported = torch.jit.trace(model, inputs), torch.export.export(model, (inputs,))
+    scripted.save(tmp_path / "s.pt")
+    torch.export.save(exported, tmp_path / "e.pt2")
+    for name, kind, way in (("s.pt", "a TorchScript", r"jit\.load"), ("e.pt2", "an exported", r"export\.load")):
+        with pytest.raises(InvalidInput, match=rf"{re.escape(name)} holds {kind} program, .*torch\.save\(torch\.{way}"):
+            load_tensors(tmp_path / name)
+    torch.save(torch.jit.load(tmp_path / "s.pt").state_dict(), tmp_path / "way.pt")
+    assert states_equal(load_weights(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), tmp_path / "way.pt"), model)
+    torch.save(torch.export.load(tmp_path / "e.pt2").state_dict, tmp_path / "way.pt")
+    assert states_equal(load_weights(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), tmp_path / "way.pt"), model)
+    data = torch.utils.data.TensorDataset(inputs, torch.tensor([0, 1]))
+    for program, way in ((scripted, "traced or scripted"), (exported, "exported")):
+        with pytest.raises(InvalidInput, match=rf"the model is a \w+, a recorded program .*Module that was {way}"):
+            ic.Study(program, data, data)
 
 
 def broken(**changes):

@@ -233,7 +233,7 @@ def test_a_study_can_be_copied_and_pickled(small):
     ("parts", "message"),
     [
         ({"weight_decay": "x"}, r"weight_decay is 'x' \(str\), expected a number"),
-        ({"weight_decay": None}, "weight_decay is None"),
+        ({"weight_decay": 1j}, r"weight_decay is 1j \(complex\), expected a number, 0 for none, or None for that of"),
         ({"loss": None}, r"loss is None \(NoneType\), expected a function"),
         ({"trajectory": [1]}, r"trajectory is \[1\] \(list\), expected a Trajectory"),
         ({"name": 5}, r"name is 5 \(int\), expected a text"),
@@ -260,3 +260,44 @@ def test_models_that_deepcopy_refuses():
     with torch.no_grad():
         old[1].weight_g.mul_(2)
     assert torch.equal(ic.Study(own.model, images(), images()).outputs(), before)
+
+
+def decayed(decay: float | None) -> ic.training.Trajectory:
+    """One checkpoint, with a recipe that says its weight decay or without one."""
+    recipe = None if decay is None else ic.training.Recipe("sgd", 0.1, weight_decay=decay)
+    return ic.training.Trajectory([ic.training.Checkpoint(1, 1.0, 0.1, 0.1, 0.0, net().state_dict())], recipe)
+
+
+def test_the_weight_decay_is_that_of_the_recipe():
+    parts = {"model": net(), "train": images(), "test": images(n=5, seed=1)}
+    assert ic.Study(**parts).weight_decay == 0.0
+    assert ic.Study(**parts, trajectory=decayed(None)).weight_decay == 0.0
+    assert ic.Study(**parts, trajectory=decayed(0.25)).weight_decay == 0.25
+    same = ic.Study(**parts, trajectory=decayed(0.25), weight_decay=0.25)
+    assert same.fingerprint == ic.Study(**parts, trajectory=decayed(0.25)).fingerprint
+    assert ic.Study(**parts, trajectory=decayed(None), weight_decay=1).weight_decay == 1.0
+    assert type(ic.Study(**parts, weight_decay=1).weight_decay) is float
+
+
+def test_a_weight_decay_that_is_not_the_recipes_is_warned_of_once(tmp_path):
+    parts = {"model": ic.models.mlp(16, 3), "train": images(dtype=torch.float32), "test": images(dtype=torch.float32)}
+    state = parts["model"].state_dict()
+    trajectory = ic.training.Trajectory(
+        [ic.training.Checkpoint(1, 1.0, 0.1, 0.1, 0.0, state)], ic.training.Recipe("sgd", 0.1, weight_decay=0.25)
+    )
+    message = r"^weight_decay=0\.5 differs from the 0\.25 that the recipe of the trajectory says .*leave it out to take"
+    with pytest.warns(UserWarning, match=message) as said:
+        study = ic.Study(**parts, trajectory=trajectory, weight_decay=0.5)
+    assert [one.filename for one in said] == [__file__]
+    assert study.weight_decay == 0.5
+    for again in (
+        study.replaced(name="x"),
+        study.edited({}),
+        study.replaced(weight_decay=0.75),
+        study.replaced(test=images(5, dtype=torch.float32)),
+    ):
+        assert again.weight_decay in (0.5, 0.75)
+    assert study.replaced(trajectory=None).weight_decay == 0.5
+    assert type(study.replaced(weight_decay=2).weight_decay) is float
+    study.save(tmp_path)
+    assert ic.Study.load(tmp_path).weight_decay == 0.5

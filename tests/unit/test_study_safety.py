@@ -35,9 +35,10 @@ def one(seed: int) -> ic.Study:
     model = ic.models.build("mlp", inputs=16, classes=3, hidden=8)
     names = [f"{'ab'[seed]}{k}" for k in range(3)]
     train = images(24, seed, noise=0.2, dtype=torch.float32, name="train", class_names=names)
-    trajectory = ic.training.fit(model, train, epochs=2, checkpoints=2, batch_size=8)
+    settings = {"epochs": 2, "checkpoints": 2, "batch_size": 8, "weight_decay": 0.01 * (seed + 1)}
+    trajectory = ic.training.fit(model, train, **settings)
     test = images(9, seed + 2, dtype=torch.float32, name="test")
-    return ic.Study(model, train, test, trajectory=trajectory, weight_decay=0.01 * (seed + 1), name=f"study {seed}")
+    return ic.Study(model, train, test, trajectory=trajectory, name=f"study {seed}")
 
 
 def facts(study: ic.Study) -> list[object]:
@@ -304,8 +305,8 @@ def test_files_have_ordinary_permissions(pair, tmp_path):
         ("study 0", "study 8", r"study\.toml was changed or damaged.*take the line 'checksum' out"),
         ("weight_decay = 0.01", "weight_decay = 0.02", "was changed or damaged"),
         ('checksum = "', '# "', None),
-        ("version = 2", "version = 1", "was changed or damaged"),
-        ("version = 2", "version = 3", "'version' is 3"),
+        ("version = 3", "version = 1", "was changed or damaged"),
+        ("version = 3", "version = 4", "'version' is 4"),
     ],
 )
 def test_a_changed_study_file(pair, tmp_path, old, new, message):

@@ -199,7 +199,8 @@ def test_fit_with_every_solver_keeps_its_state_and_says_which_it_was(optimizer, 
     assert (recipe.optimizer, recipe.rho, recipe.options) == (optimizer, radius, options)
     assert {c.rho for c in trajectory} == {radius}
     study = ic.Study(model, images(n=22), images(n=9, seed=1), trajectory=trajectory)
-    study.save(tmp_path)
+    with pytest.warns(ic.ReopenWarning):
+        study.save(tmp_path)
     loaded = ic.Study.load(tmp_path, model=net())
     assert loaded.trajectory.recipe == recipe
     assert loaded.trajectory.fingerprint == trajectory.fingerprint
@@ -378,10 +379,22 @@ def test_other_parts_of_a_trajectory_are_checked():
         ({"seed": 1.5}, r"seed=1\.5: expected a whole number"),
         ({"epochs": 1.5}, r"epochs=1\.5: expected a whole number"),
         ({"batch_size": "8"}, "batch_size='8': expected a whole number"),
-        ({"checkpoints": None}, "checkpoints=None: expected a whole number"),
+        ({"checkpoints": 1.0}, r"checkpoints=1\.0: expected a whole number"),
     ],
 )
 def test_numbers_of_a_training_are_whole(changes, message):
     with pytest.raises(InvalidInput, match=message):
         fitted(**changes)
     assert fitted(seed=np.int64(5), epochs=np.int32(6))[1].fingerprint == fitted()[1].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("epochs", "kept"), [(1, [1.0]), (3, [1.0, 2.0, 3.0]), (5, [1, 2, 3, 4, 5]), (7, [1, 3, 4, 6, 7])]
+)
+def test_by_default_there_are_as_many_checkpoints_as_epochs_and_five_at_most(epochs, kept):
+    trajectory = fit(net().train(), images(), epochs=epochs, batch_size=8)
+    assert [c.epoch for c in trajectory] == kept
+    with pytest.raises(
+        InvalidInput, match=f"epochs={epochs}, .*checkpoints={epochs + 1}: .*between one checkpoint and"
+    ):
+        fit(net().train(), images(), epochs=epochs, checkpoints=epochs + 1)

@@ -66,6 +66,7 @@ class ConfidentLearning(FromScratch):
         ("influence", "self_influence", "parameter_change"),
         "it asks models that never saw an image, and not what the image does to the model",
     )
+    for_classes: ClassVar[frozenset[str]] = frozenset({"fit"})
     learned: ClassVar[tuple[str, ...]] = ("flagged_", "log_probabilities_", "scores_")
 
     folds: int = 2

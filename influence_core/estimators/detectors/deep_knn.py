@@ -58,6 +58,7 @@ class DeepKNN(Estimator):
         ("influence", "self_influence", "parameter_change"),
         "it compares labels of similar images, and not the effects of training on them",
     )
+    for_classes: ClassVar[frozenset[str]] = frozenset({"fit"})
     learned: ClassVar[tuple[str, ...]] = ("k_", "scores_", "votes_")
 
     k: int | None = None

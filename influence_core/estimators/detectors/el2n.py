@@ -45,6 +45,7 @@ class EL2N(FromScratch):
     paper: ClassVar[str] = "Paul et al. 2021"
     good_for: ClassVar[str] = "Finds wrong labels without clean images, even those known by heart; trains anew"
     cost: ClassVar[str] = "runs x epochs x N backward + runs x N forward"
+    for_classes: ClassVar[frozenset[str]] = frozenset({"fit"})
     learned: ClassVar[tuple[str, ...]] = ("scores_",)
 
     runs: int = 5

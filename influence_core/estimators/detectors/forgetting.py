@@ -45,6 +45,7 @@ class Forgetting(FromScratch):
     paper: ClassVar[str] = "Toneva et al. 2019"
     good_for: ClassVar[str] = "Shows what a long training keeps unlearning; weak where training is short"
     cost: ClassVar[str] = "epochs x N backward; from C checkpoints: C N forward"
+    for_classes: ClassVar[frozenset[str]] = frozenset({"fit"})
     learned: ClassVar[tuple[str, ...]] = ("scores_",)
 
     source: Literal["training", "checkpoints"] = "training"

@@ -10,7 +10,7 @@ from torch import Tensor
 from influence_core.estimators.detectors.loss import Loss
 from influence_core.estimators.flat_minima.tuning import FlatValidationTuned
 from influence_core.estimators.work import Work
-from influence_core.models import model_outputs
+from influence_core.models import dataset_losses
 from influence_core.scores import Scale
 from influence_core.study import Study
 
@@ -44,7 +44,7 @@ class TunedLoss(FlatValidationTuned):
     learned: ClassVar[tuple[str, ...]] = ("losses_",)
 
     def _fit(self, study: Study) -> None:
-        self.losses_ = study.loss(model_outputs(self._tuned(study), study.train), study.train.labels)
+        self.losses_ = dataset_losses(self._tuned(study), study.loss, study.train)
 
     def _mislabel_scores(self) -> Tensor:
         return self.losses_.clone()

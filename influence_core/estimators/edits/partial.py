@@ -17,7 +17,7 @@ from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput
 from influence_core.estimators.answers import Changed
 from influence_core.estimators.base import Estimator
-from influence_core.estimators.changes import DataChange, Weighted, term_gradient
+from influence_core.estimators.changes import DataChange, Factored, Weighted, term_gradient
 from influence_core.estimators.edits.scale import SCALES, validated_scale
 from influence_core.estimators.edits.selectors import Masks, Selector, choose
 from influence_core.estimators.work import Work, multiplied, swept
@@ -104,6 +104,9 @@ class PartialEdit(Estimator):
                 "or more, at least one iteration and a step above 0 are needed"
             )
 
+    def _needs_classes(self, what: str | None) -> bool:
+        return isinstance(self.scale, str) or super()._needs_classes(what)
+
     def _check_needs(self, study: Study) -> None:
         if isinstance(self.scale, str):  # a scale that is given needs nothing
             super()._check_needs(study)
@@ -160,9 +163,14 @@ class PartialEdit(Estimator):
         """The Hessian of what is left, over n images, with as much weight decay as n of N leave."""
         study = self.study_
         decay = study.weight_decay * (1 + (change.size - len(left)) / len(left))
-        data = study.train.subset(left).with_labels(labels)
+        data = study.train.subset(left)
+        if change.classes:
+            data = data.with_labels(labels)
         if bool((weights == 1).all()):
             return Hessian(study.model, study.loss, data, weight_decay=decay)
+        if not change.classes:
+            weighted = Factored(data, weights, study.model)
+            return Hessian(study.model, Weighted(study.loss), weighted, weight_decay=decay)
         inputs = _WithRows(data, torch.stack([labels.double(), weights], dim=1))
         return Hessian(study.model, Weighted(study.loss), inputs, weight_decay=decay)
 
@@ -176,7 +184,9 @@ class PartialEdit(Estimator):
             }
         if self.selector == "top_gradients":
             ids, labels, factors = change.terms()
-            added = _WithRows(study.train.subset(ids), torch.stack([labels.double(), factors], dim=1))
+            concerned = study.train.subset(ids)
+            rows = torch.stack([labels.double(), factors], dim=1)
+            added = _WithRows(concerned, rows) if change.classes else Factored(concerned, factors, study.model)
             return choose("top_gradients", self.ratio, study.model, Weighted(study.loss), added, self.seed)
         concerned = study.train.subset(change.ids)
         return choose(str(self.selector), self.ratio, study.model, study.loss, concerned, self.seed)

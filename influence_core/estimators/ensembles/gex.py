@@ -11,7 +11,7 @@ from torch import Tensor
 from influence_core.estimators.ensembles.geometric import GeometricEnsemble
 from influence_core.estimators.ensembles.loss_changes import check_floor, reduced
 from influence_core.estimators.work import Work
-from influence_core.models import model_outputs
+from influence_core.models import dataset_losses
 from influence_core.study import Study
 
 
@@ -65,6 +65,6 @@ class GEX(GeometricEnsemble):
         for model in self._ensemble(study):
             for split, base in bases.items():
                 data = study.split(split)
-                losses = reduced(study.loss(model_outputs(model, data), data.labels), split)
+                losses = reduced(dataset_losses(model, study.loss, data), split)
                 changes[split].append(losses.clamp_min(floor) - base)
         return {split: torch.stack(columns, dim=1) for split, columns in changes.items()}

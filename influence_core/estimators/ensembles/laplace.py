@@ -138,7 +138,8 @@ class Laplace(LossChanges):
         if self.linearised:
             product = GaussNewton(study.model, study.loss, data)
             for change in product.output_changes(flatten(draws, product.shapes)):
-                yield study.outputs(split) + change.cpu()
+                outputs = study.outputs(split)
+                yield outputs + change.cpu().reshape(outputs.shape)
             return
         model = copy.deepcopy(study.model)
         start = {name: p.detach().clone() for name, p in model.named_parameters() if name in draws}

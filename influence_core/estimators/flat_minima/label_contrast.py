@@ -75,6 +75,7 @@ class LabelContrast(FlatValidationTuned, ValidationMinimum):
     paper: ClassVar[str] = "this package; after flat validation minima, 2025"
     good_for: ClassVar[str] = "On real noise the best that both finds and suggests labels; needs clean images"
     cost: ClassVar[str] = "2 x steps x batch backward + V backward + N forward and K N backward"
+    for_classes: ClassVar[frozenset[str]] = frozenset({"fit"})
     learned: ClassVar[tuple[str, ...]] = ("contrasts_",)
     former: ClassVar[dict[str, str]] = (
         FlatValidationTuned.former

@@ -72,6 +72,7 @@ class TRAK(Estimator):
     cost: ClassVar[str] = "C N backward and C k^3; a test image C backward"
     reasons: ClassVar[dict[str, str]] = TRAINED_LABELS
     exempt: ClassVar[dict[str, str]] = ROTATED
+    for_classes: ClassVar[frozenset[str]] = frozenset({"fit"})
     learned: ClassVar[tuple[str, ...]] = ("checkpoints_", "damping_", "doubts_", "features_", "leverages_")
 
     dim: int = 512

@@ -75,7 +75,7 @@ class EKFAC(InfluenceFunction):
         return self._self_influence()
 
     def _fit_work(self, study: Study) -> Work:
-        return kronecker_work(study, study.num_classes if self.labels == "exact" else 1)
+        return kronecker_work(study, study.num_outputs if self.labels == "exact" else 1)
 
     def _solve_work(self, study: Study, vectors: int) -> Work:
         return Work(algebra=2 * vectors * rotation(study))

@@ -108,7 +108,7 @@ class LastLayer(InfluenceFunction):
 
     def _dense(self, study: Study, layer: nn.Module) -> Tensor:
         """H without shifts, float64, in the order of the layer's parameters: weight row by row, then bias."""
-        classes, features = study.num_classes, self.features_.shape[1]
+        classes, features = study.num_outputs, self.features_.shape[1]
         width = features + (layer.bias is not None and bool(layer.bias.requires_grad))
         dense = torch.zeros(classes, width, classes, width, dtype=torch.float64, device=self.features_.device)
         for ids in id_batches(len(self.features_)):
@@ -169,7 +169,7 @@ class LastLayer(InfluenceFunction):
         return [] if fits else ["a last layer that is linear and trained"]
 
     def _fit_work(self, study: Study) -> Work:
-        train, classes = len(study.train), study.num_classes
+        train, classes = len(study.train), study.num_outputs
         width = self._width(study)
         products = Work(algebra=train * classes * (classes + 1) / 2 * width**2)
         if classes * width <= CHOLESKY_SIZE:
@@ -178,7 +178,7 @@ class LastLayer(InfluenceFunction):
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work:
         """Coverage is measured with every answer, by a sweep over some training images; the rest is of one layer."""
-        train, size = len(study.train), study.num_classes * self._width(study)
+        train, size = len(study.train), study.num_outputs * self._width(study)
         covered = swept(min(train, COVERAGE_SAMPLES))
         queries = train if what in ("self_influence", "mislabel_scores") else tests
         solve = 2 * size**2 if size <= CHOLESKY_SIZE else TYPICAL_STEPS * train * 4 * size
@@ -190,4 +190,4 @@ class LastLayer(InfluenceFunction):
     def _width(self, study: Study) -> int:
         """Numbers that go into an output of the layer, the bias included."""
         layer = study.model.get_submodule(self._layer(study))
-        return sum(p.numel() for p in layer.parameters()) // study.num_classes
+        return sum(p.numel() for p in layer.parameters()) // study.num_outputs

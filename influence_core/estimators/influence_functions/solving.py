@@ -125,7 +125,7 @@ class Solving(InfluenceFunction):
         study, unit = self.study_, inverse.damping
         gone = left_out(study)
         losses = retrained_losses(study, gone)
-        changes = [data_change(study.train, study.num_classes, remove=ids) for ids in gone]
+        changes = [data_change(study.train, study.classes, remove=ids) for ids in gone]
         rows = [stacked([self._taken_away(model, change) for change in changes]) for model in self._changed_at()]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a damping whose solve does not end is judged by what it predicts
@@ -201,7 +201,7 @@ class ByConjugateGradients(Solving):
         if before is None or prior is None:
             return before
         if prior.name == "ekfac":
-            return before + kronecker_work(study, study.num_classes if prior.options.get("labels") == "exact" else 1)
+            return before + kronecker_work(study, study.num_outputs if prior.options.get("labels") == "exact" else 1)
         if prior.name == "nystrom":
             again = keeps(study) or (self.damping == "auto" and self.curvature == "ggn")
             return before + multiplied(study, 1, int(prior.options.get("rank", RANK)), again=again)

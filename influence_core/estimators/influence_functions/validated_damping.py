@@ -12,7 +12,7 @@ from influence_core.curvature.vectors import Vectors
 from influence_core.errors import InvalidInput
 from influence_core.estimators.detectors.from_scratch import recipe_of
 from influence_core.gradients import inner_products
-from influence_core.models import model_outputs
+from influence_core.models import dataset_losses
 from influence_core.progress import track
 from influence_core.study import Study
 from influence_core.training import train_fresh
@@ -80,8 +80,7 @@ def retrained_losses(study: Study, without: Sequence[Tensor], seed: int = 0) -> 
         stays = torch.ones(len(study.train), dtype=torch.bool)
         stays[gone] = False
         model = train_fresh(study.model, study.train.subset(stays), recipe, seed=seed, loss=study.loss)
-        outputs = model_outputs(model, clean)
-        rows.append(study.loss(outputs, clean.labels.to(outputs.device)).double().cpu())
+        rows.append(dataset_losses(model, study.loss, clean).double().cpu())
     return torch.stack(rows)
 
 

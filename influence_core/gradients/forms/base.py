@@ -57,6 +57,10 @@ class Form(ABC):
     def stack(cls, forms: Sequence[Self]) -> Self:
         """The forms of several batches as the form of one."""
 
+    def matches(self, other: Form) -> bool:
+        """Whether ``stack`` and ``gram`` take the two together; samples of other lengths may not."""
+        return type(self) is type(other)
+
     def gram(self, other: Self) -> Tensor:
         """Ghost inner products with the gradients of another batch, ``[B, B']``, without forming either.
 
@@ -122,6 +126,14 @@ class Sum(Form):
         """Explicit only: products of unlike uses have no common ghost form."""
         costs = [part.costs() for part in self.parts]
         return Costs(sum(c.explicit for c in costs), self.layout.size, None, sum(c.kept for c in costs))
+
+    def matches(self, other: Form) -> bool:
+        """Whether all uses do."""
+        return (
+            isinstance(other, Sum)
+            and len(self.parts) == len(other.parts)
+            and all(mine.matches(its) for mine, its in zip(self.parts, other.parts, strict=True))
+        )
 
     def narrow(self, start: int, stop: int) -> Sum:
         """Narrow every part."""

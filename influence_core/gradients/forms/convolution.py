@@ -162,6 +162,10 @@ class Convolution(Form):
         """Slices of both sides."""
         return Convolution(self.inputs[start:stop], self.outputs[start:stop], self.layout.shape, self.geometry)
 
+    def matches(self, other: Form) -> bool:
+        """Of equal sizes: those of a padded sequence are of its batch."""
+        return isinstance(other, Convolution) and self.inputs.shape[1:] == other.inputs.shape[1:]
+
     @classmethod
     def stack(cls, forms: Sequence[Self]) -> Self:
         """One after the other."""
