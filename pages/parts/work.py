@@ -6,6 +6,8 @@ person waits for comes before what only fills in: that pauses between two steps 
 """
 
 import atexit
+import gc
+import importlib
 import itertools
 import logging
 import queue
@@ -41,7 +43,9 @@ STOPPED = "stopped"
 WORKERS = 3
 """Answers that are made side by side; one more worker fills in."""
 PAUSE = 2.0
-"""Seconds at most that what fills in pauses at a step: another may wait for what it holds."""
+"""Seconds at most that what fills in pauses at a quick step: another may wait for what it holds."""
+PAUSE_STEPS = 5
+"""And in steps of its own at most, where those are slow: it takes a sixth of the time from an answer."""
 MEMORY = 512 * 2**20
 """Bytes of results that are kept, those of the longest ago asked for being let go first."""
 LEAVE = 10.0
@@ -64,6 +68,7 @@ class Task:
         state: "done" has a ``value``, "failed" an ``error``.
         step: what it does just now; ``done`` of ``total`` steps are through (0: unknown).
         begun: when it began to run.
+        stepped: when its last step began.
         asked: when a page last wanted to know.
         follows: the task that makes what this one waits for.
     """
@@ -79,6 +84,7 @@ class Task:
     done: int = 0
     total: int = 0
     begun: float = 0.0
+    stepped: float = 0.0
     asked: float = field(default_factory=time.monotonic)
     follows: "Task | None" = None
     stop: bool = False
@@ -136,12 +142,19 @@ _ending = threading.Event()
 
 
 def prepare() -> None:
-    """Let torch import what its first gradient needs, a second's work, while the first browser fetches the page."""
+    """Do what the first answer would wait for, a second's work, while the first browser fetches the page."""
+    threading.Thread(target=_prepare).start()  # no daemon: Python waits for the end of an import
+
+
+def _prepare() -> None:
     sample = torch.zeros(1, 1), torch.zeros(1, dtype=torch.long)
-    first = threading.Thread(
-        target=ic.gradients.squared_norms, args=(torch.nn.Linear(1, 2).eval(), ic.losses.cross_entropy, sample)
-    )
-    first.start()  # no daemon: Python waits for the end of an import
+    ic.gradients.squared_norms(torch.nn.Linear(1, 2).eval(), ic.losses.cross_entropy, sample)  # torch imports more
+    for page in ("frame", "panels", "selection"):
+        importlib.import_module(f"parts.{page}")
+    # Streamlit collects garbage after each run of a page or a part of it, and everything else stands still meanwhile:
+    # a third of a second where it looks through all that the imports made, none where it passes over them.
+    gc.collect()
+    gc.freeze()
 
 
 def ask(key: Hashable, work: Callable[[], Any], what: str, seconds: float | None = 0.0, fills_in: bool = False) -> Task:
@@ -383,8 +396,10 @@ def _run(task: Task) -> None:
 def _listen(task: Task, step: str, done: int, total: int) -> None:
     task.step, task.done, task.total = step, done, total
     if task.fills_in:
+        longest = max(PAUSE, PAUSE_STEPS * (time.monotonic() - (task.stepped or task.begun)))
         with _busy:
-            _busy.wait_for(lambda: not (_answering and task.fills_in) or _unwanted(task), timeout=PAUSE)
+            _busy.wait_for(lambda: not (_answering and task.fills_in) or _unwanted(task), timeout=longest)
+    task.stepped = time.monotonic()
     _check(task)
 
 

@@ -27,6 +27,7 @@ from streamlit.runtime import Runtime
 from torch.utils.data import TensorDataset
 
 import influence_core as ic
+from influence_core.models import architectures
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "pages"))
 
@@ -525,6 +526,7 @@ def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A study beside its plugin, which has not run; somebody starts the app elsewhere."""
     plugin, study = tmp_path / f"net_{tmp_path.name.replace('-', '_')}.py", tmp_path / "study"
     plugin.write_text(f"{NET}# {tmp_path}\n")
+    monkeypatch.setattr(architectures, "_BUILDERS", dict(architectures._BUILDERS))  # later tests know nothing of it
     made = ic.models.load_plugin(plugin).builders["net_of_a_plugin"](3)
     data = TensorDataset(torch.rand(4, 1, 4, 4), torch.arange(4) % 3)
     ic.Study(made, data, data).save(study, plugin=plugin)
