@@ -29,8 +29,9 @@ class LiSSA(Iterative):
 
     Mislabel scores need a validation set: minus the influence on its mean loss. ``self_influence`` takes N solves.
 
-    With a preconditioner M the steps are :math:`x_{j+1} = x_j + M(\nabla\ell_v - \ldots)/s`, from EK-FAC, say, towards
-    the exact solution (arXiv:2507.14740).
+    With a preconditioner M the steps are :math:`x_{j+1} = x_j + M(\nabla\ell_v - \ldots)/s`, by default from EK-FAC
+    towards the exact solution (arXiv:2507.14740): thirty of them predict retraining on the digits better than a hundred
+    of the plain series, which is ``preconditioner=None, steps=100``.
 
     Args:
         damping: :math:`\delta` as a multiple of the mean diagonal of the Gauss-Newton matrix, or "validation", as for
@@ -45,11 +46,11 @@ class LiSSA(Iterative):
     name: ClassVar[str] = "lissa"
     title: ClassVar[str] = "LiSSA"
     paper: ClassVar[str] = "Agarwal et al. 2017; Koh and Liang 2017"
-    good_for: ClassVar[str] = "The classic series; cut short it ranks better than exact solves, but every image is slow"
+    good_for: ClassVar[str] = "The classic series, from EK-FAC; cut short it ranks better than exact solves, but slowly"
     cost: ClassVar[str] = "M x steps x 3 N backward + N backward; self-influence N x steps x 3 N"
 
-    steps: int = 100
-    preconditioner: str | InverseSpec | None = None
+    steps: int = 30
+    preconditioner: str | InverseSpec | None = "ekfac"
     seed: int = 0
 
     def _check_parameters(self) -> None:
@@ -65,7 +66,7 @@ class LiSSA(Iterative):
             damping=self.damping_,
             weight_decay=study.weight_decay,
             curvature=self.curvature,
-            tolerance=self.tolerance,
+            tolerance=self._tolerance(),
             steps=self.steps,
             seed=self.seed,
             preconditioner=self.preconditioner,

@@ -50,11 +50,17 @@ from influence_core.estimators.work import (
 )
 from influence_core.study import Study
 
+TOLERANCE = 1e-4
+"""Relative residual at which a solve is finished, where nothing else is said."""
+
 TRIED_STEPS = 30
 """Products until a damping is found that can be trusted, on the bundled digits."""
 
 TYPICAL_STEPS = 30
 """Of conjugate gradients on the bundled digits, with the default damping, down to a residual of 1e-4."""
+
+FEW_STEPS = 5
+"""From EK-FAC towards the exact solution, where retraining on the bundled digits is predicted best."""
 
 
 @dataclass
@@ -66,10 +72,14 @@ class Solving(InfluenceFunction):
 
     damping: float | Literal["auto", "validation"] = "auto"
     curvature: CurvatureName = "ggn"
-    tolerance: float = 1e-4
+    tolerance: float | None = TOLERANCE
 
     def _check_parameters(self) -> None:
-        check_solve(1.0 if isinstance(self.damping, str) else self.damping, self.tolerance)
+        check_solve(1.0 if isinstance(self.damping, str) else self.damping, self._tolerance())
+
+    def _tolerance(self) -> float:
+        """On the residual; where few steps are meant a solve ends at it too."""
+        return TOLERANCE if self.tolerance is None else self.tolerance
 
     def _needed(self, what: str | None) -> frozenset[str]:
         return super()._needed(what) | ({"validation"} if self.damping == "validation" else set())
@@ -172,6 +182,7 @@ def stacked(parts: Sequence[Vectors]) -> Vectors:
 class ByConjugateGradients(Solving):
     """Solves by conjugate gradients, to the end or a few steps of them, plain or preconditioned."""
 
+    tolerance: float | None = None
     max_iterations: int = 500
     preconditioner: str | InverseSpec | None = "auto"
     steps: int | None = None
@@ -184,11 +195,15 @@ class ByConjugateGradients(Solving):
         if self.preconditioner != "auto":
             check_preconditioner(self.preconditioner)
 
+    def _steps(self) -> int | None:
+        """After how many products a solve stops on purpose: a few, unless a tolerance says to go to the end."""
+        return FEW_STEPS if self.steps is None and self.tolerance is None else self.steps
+
     def _preconditioner(self) -> str | InverseSpec | None:
         """The one that was chosen; else EK-FAC where a solve stops early, and what makes it short where it does not."""
         if self.preconditioner != "auto":
             return self.preconditioner
-        return "nystrom" if self.steps is None else "ekfac"
+        return "nystrom" if self._steps() is None else "ekfac"
 
     def _curved(self, study: Study) -> nn.Module:
         """The model whose curvature is taken."""
@@ -208,7 +223,7 @@ class ByConjugateGradients(Solving):
         return None
 
     def _solve_work(self, study: Study, vectors: int) -> Work:
-        steps = min(self.steps or TYPICAL_STEPS, self.max_iterations)
+        steps = min(self._steps() or TYPICAL_STEPS, self.max_iterations)
         solve = multiplied(study, steps, vectors, kept=self.curvature == "ggn")
         if self._preconditioner() in ("ekfac", InverseSpec("ekfac")):
             solve += Work(algebra=2.0 * steps * vectors * rotation(study))
@@ -222,8 +237,8 @@ class ByConjugateGradients(Solving):
             damping=self.damping_,
             weight_decay=study.weight_decay,
             curvature=self.curvature,
-            tolerance=self.tolerance,
+            tolerance=self._tolerance(),
             max_iterations=self.max_iterations,
             preconditioner=self._preconditioner(),
-            steps=self.steps,
+            steps=self._steps(),
         )

@@ -40,9 +40,10 @@ class SAMIF(ByConjugateGradients, AtTheAscent):
     Args:
         damping: :math:`\delta` as a multiple of the mean diagonal of the Gauss-Newton matrix at the perturbed weights.
         curvature: "ggn" or "hessian"; a Hessian that curves down along a direction is refused.
-        tolerance: on the residual relative to the gradient; below it a solve stops.
+        tolerance: as for ``ConjugateGradient``: by default a solve stops after five steps from EK-FAC.
         max_iterations: products with H for each block of test images; a warning says if they were not enough.
         preconditioner: as for ``ConjugateGradient``.
+        steps: as for ``ConjugateGradient``.
         rho: radius of the ascent. By default that of the study's last checkpoint, which is 0 for a plain optimiser; for
             a study without a trajectory 0.05. The scores' ``meta`` says which. A study trained with ASAM or F-SAM,
             whose ascents are others, is refused without it.
