@@ -34,8 +34,10 @@ log = logging.getLogger("influence")
 
 PATIENCE = 0.35
 """Seconds that a page waits for an answer before it draws the place of it: what is quick appears at once."""
-POLL = 0.5
-"""Seconds between two looks at work under way."""
+POLL, MOST_POLL = 0.5, 2.0
+"""Seconds between two looks at work under way, and the most where that takes long: each look costs it a little."""
+LOOKS = 50
+"""At work under way, as far as its seconds are known before."""
 FORGOTTEN = 20.0
 """Seconds after which work ends that no page has asked about."""
 STOPPED = "stopped"
@@ -65,6 +67,7 @@ class Task:
         what: a few words for a person.
         work: does it.
         fills_in: whether something else is what a person waits for.
+        expected: seconds, as far as they are known before.
         state: "done" has a ``value``, "failed" an ``error``.
         step: what it does just now; ``done`` of ``total`` steps are through (0: unknown).
         begun: when it began to run.
@@ -77,6 +80,7 @@ class Task:
     what: str
     work: Callable[[], Any]
     fills_in: bool = False
+    expected: float = 0.0
     state: State = "waiting"
     value: Any = None
     error: Exception | None = None
@@ -181,8 +185,8 @@ def ask(key: Hashable, work: Callable[[], Any], what: str, seconds: float | None
                 if task.state == "waiting":
                     _enqueue(task, float(seconds or 0.0))  # whichever worker comes first takes it
             return task
-        task = _tasks[key] = Task(key, what, work, fills_in)
-        _enqueue(task, float(seconds or 0.0))
+        task = _tasks[key] = Task(key, what, work, fills_in, float(seconds or 0.0))
+        _enqueue(task, task.expected)
     return task
 
 
@@ -295,7 +299,7 @@ def pending(task: Task, key: str) -> None:
         key: of the place, once on a page.
     """
 
-    @st.fragment(run_every=POLL)
+    @st.fragment(run_every=min(MOST_POLL, max(POLL, task.expected / LOOKS)))
     def show() -> None:
         task.touch()
         if not task.under_way:

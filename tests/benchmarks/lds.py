@@ -21,20 +21,20 @@ from influence_core.evaluation import LDS, combine, draw_subsets, lds, retrain_s
 from tests.benchmarks.mislabels import made
 
 VARIANTS = (
-    "conjugategradient damping=0.1",
     "conjugategradient damping=validation",
-    "conjugategradient steps=5",
-    "conjugategradient steps=5 damping=validation",
+    "conjugategradient tolerance=0.0001",
+    "conjugategradient tolerance=0.0001 damping=0.1",
+    "conjugategradient tolerance=0.0001 damping=validation",
     "conjugategradient tolerance=0.01",
     "ekfac damping=0.1",
     "ekfac damping=0.03",
-    "lissa damping=0.1",
-    "lissa steps=20",
-    "lissa preconditioner=ekfac steps=5",
-    "lissa preconditioner=ekfac steps=30",
-    "samhif tolerance=0.01",
-    "samif damping=0.1",
-    "samif steps=5",
+    "lissa preconditioner=None steps=100",
+    "lissa preconditioner=None steps=100 damping=0.1",
+    "lissa preconditioner=None steps=20",
+    "lissa steps=5",
+    "samhif tolerance=0.0001",
+    "samif tolerance=0.0001",
+    "samif tolerance=0.0001 damping=0.1",
 )
 """Settings beside the defaults: solves plain and preconditioned, to the end or not, with each kind of damping."""
 

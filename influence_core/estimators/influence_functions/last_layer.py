@@ -30,7 +30,7 @@ TOLERANCE = 1e-5
 
 MOST_PRODUCTS = 1000
 
-COVERAGE_SAMPLES = 512
+COVERAGE_SAMPLES = 256
 
 
 @dataclass
@@ -57,7 +57,7 @@ class LastLayer(InfluenceFunction):
     paper: ClassVar[str] = "Koh and Liang 2017 (last layer)"
     good_for: ClassVar[str] = "Predicts retraining third best, in a moment, from the last layer alone"
     cost: ClassVar[str] = "N forward + one factorisation; a test image 1 forward"
-    learned: ClassVar[tuple[str, ...]] = ("features_", "path_")
+    learned: ClassVar[tuple[str, ...]] = ("features_", "path_", "norm_share_")
 
     damping: float = 0.1
 
@@ -68,6 +68,17 @@ class LastLayer(InfluenceFunction):
         self.path_ = self._layer(study)
         self.features_ = layer_inputs(study.model, self.path_, study.train)
         self.inverse_ = self._fit_inverse(study)
+        self.norm_share_ = self._norm_share(study)
+
+    def _norm_share(self, study: Study) -> float:
+        """Share of the gradients' squared norm that is the layer's, on some training images, spread evenly."""
+        size = len(study.train)
+        count = min(size, COVERAGE_SAMPLES)
+        ids = torch.arange(count) * size // count
+        rows = (self.features_[ids], study.train.labels[ids])
+        own = squared_norms(study.model.get_submodule(self.path_), study.loss, rows).sum(dtype=torch.float64)
+        every = squared_norms(study.model, study.loss, study.train.subset(ids)).sum(dtype=torch.float64)
+        return float(own / every) if float(every) else 1.0
 
     def _fit_inverse(self, study: Study) -> InverseCurvature:
         layer = study.model.get_submodule(self.path_)
@@ -150,15 +161,10 @@ class LastLayer(InfluenceFunction):
         return Changed({prefix + name: moved[0] for name, moved in solved.vectors.items()}, solved.facts)
 
     def _coverage(self) -> Coverage:
-        """Exact for parameters; the share of the norm is measured on some training images, spread evenly."""
-        study, size = self.study_, len(self.study_.train)
-        count = min(size, COVERAGE_SAMPLES)
-        ids = torch.arange(count) * size // count
-        layer = self._train_model()
-        own = squared_norms(layer, study.loss, self._samples("train", ids)).sum(dtype=torch.float64)
-        every = squared_norms(study.model, study.loss, study.train.subset(ids)).sum(dtype=torch.float64)
-        sizes = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (layer, study.model)]
-        return Coverage(sizes[0] / sizes[1], float(own / every) if float(every) else 1.0)
+        """Exact for parameters; the share of the norm is that of some training images."""
+        study = self.study_
+        sizes = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (self._train_model(), study.model)]
+        return Coverage(sizes[0] / sizes[1], self.norm_share_)
 
     def _facts(self) -> dict[str, Any]:
         return super()._facts() | {"layer": self.path_}
@@ -174,18 +180,15 @@ class LastLayer(InfluenceFunction):
         products = Work(algebra=train * classes * (classes + 1) / 2 * width**2)
         if classes * width <= CHOLESKY_SIZE:
             products += Work(algebra=(classes * width) ** 3 / 3)
-        return Work(forward=train) + products
+        return Work(forward=train) + products + swept(min(train, COVERAGE_SAMPLES))
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work:
-        """Coverage is measured with every answer, by a sweep over some training images; the rest is of one layer."""
+        """All but the forward pass of the test images is of one layer."""
         train, size = len(study.train), study.num_outputs * self._width(study)
-        covered = swept(min(train, COVERAGE_SAMPLES))
         queries = train if what in ("self_influence", "mislabel_scores") else tests
         solve = 2 * size**2 if size <= CHOLESKY_SIZE else TYPICAL_STEPS * train * 4 * size
         answer = Work(algebra=queries * (solve + train * size))
-        if what == "parameter_change":
-            return answer
-        return answer + covered + Work(forward=tests if what == "influence" else 0)
+        return answer + Work(forward=tests if what == "influence" else 0)
 
     def _width(self, study: Study) -> int:
         """Numbers that go into an output of the layer, the bias included."""

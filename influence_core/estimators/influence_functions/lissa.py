@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from influence_core.curvature.inverses import InverseCurvature, InverseSpec, check_count, check_preconditioner
 from influence_core.estimators.influence_functions.iterative import Iterative
-from influence_core.estimators.work import Work, multiplied
+from influence_core.estimators.work import Work
 from influence_core.study import Study
 
 POWER_STEPS = 20
@@ -73,10 +73,8 @@ class LiSSA(Iterative):
         )
 
     def _fit_work(self, study: Study) -> Work | None:
-        before = super()._fit_work(study)
-        if before is None or self.preconditioner is not None:
-            return None
-        return before + self._products_work(study, POWER_STEPS)
+        before = self._with_prior_work(study, super()._fit_work(study), self.preconditioner)
+        return None if before is None else before + self._products_work(study, POWER_STEPS)
 
     def _solve_work(self, study: Study, vectors: int) -> Work:
-        return multiplied(study, self.steps, vectors, kept=self.curvature == "ggn")
+        return self._steps_work(study, self.steps, vectors, self.preconditioner)

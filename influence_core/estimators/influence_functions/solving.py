@@ -50,6 +50,8 @@ from influence_core.estimators.work import (
 )
 from influence_core.study import Study
 
+Preconditioner = str | InverseSpec | None
+
 TOLERANCE = 1e-4
 """Relative residual at which a solve is finished, where nothing else is said."""
 
@@ -172,6 +174,25 @@ class Solving(InfluenceFunction):
         """Products of the matrix while it is fitted, when the mean diagonal has been measured."""
         return multiplied(study, count, vectors, kept=self.curvature == "ggn", again=keeps(study))
 
+    def _with_prior_work(self, study: Study, before: Work | None, chosen: Preconditioner) -> Work | None:
+        """What a preconditioner takes while it is fitted, besides the rest; ``None`` where that is not known."""
+        prior = None if chosen is None else spec(chosen)
+        if before is None or prior is None:
+            return before
+        if prior.name == "ekfac":
+            return before + kronecker_work(study, study.num_outputs if prior.options.get("labels") == "exact" else 1)
+        if prior.name == "nystrom":
+            again = keeps(study) or (self.damping == "auto" and self.curvature == "ggn")
+            return before + multiplied(study, 1, int(prior.options.get("rank", RANK)), again=again)
+        return None
+
+    def _steps_work(self, study: Study, steps: int, vectors: int, chosen: Preconditioner) -> Work:
+        """Products of the matrix and of the preconditioner."""
+        solve = multiplied(study, steps, vectors, kept=self.curvature == "ggn")
+        if chosen in ("ekfac", InverseSpec("ekfac")):
+            solve += Work(algebra=2.0 * steps * vectors * rotation(study))
+        return solve
+
 
 def stacked(parts: Sequence[Vectors]) -> Vectors:
     """Vectors one after the other."""
@@ -184,7 +205,7 @@ class ByConjugateGradients(Solving):
 
     tolerance: float | None = None
     max_iterations: int = 500
-    preconditioner: str | InverseSpec | None = "auto"
+    preconditioner: Preconditioner = "auto"
     steps: int | None = None
 
     def _check_parameters(self) -> None:
@@ -199,7 +220,7 @@ class ByConjugateGradients(Solving):
         """After how many products a solve stops on purpose: a few, unless a tolerance says to go to the end."""
         return FEW_STEPS if self.steps is None and self.tolerance is None else self.steps
 
-    def _preconditioner(self) -> str | InverseSpec | None:
+    def _preconditioner(self) -> Preconditioner:
         """The one that was chosen; else EK-FAC where a solve stops early, and what makes it short where it does not."""
         if self.preconditioner != "auto":
             return self.preconditioner
@@ -210,24 +231,12 @@ class ByConjugateGradients(Solving):
         return study.model
 
     def _fit_work(self, study: Study) -> Work | None:
-        chosen = self._preconditioner()
-        prior = None if chosen is None else spec(chosen)
-        before = super()._fit_work(study)
-        if before is None or prior is None:
-            return before
-        if prior.name == "ekfac":
-            return before + kronecker_work(study, study.num_outputs if prior.options.get("labels") == "exact" else 1)
-        if prior.name == "nystrom":
-            again = keeps(study) or (self.damping == "auto" and self.curvature == "ggn")
-            return before + multiplied(study, 1, int(prior.options.get("rank", RANK)), again=again)
-        return None
+        return self._with_prior_work(study, super()._fit_work(study), self._preconditioner())
 
     def _solve_work(self, study: Study, vectors: int) -> Work:
-        steps = min(self._steps() or TYPICAL_STEPS, self.max_iterations)
-        solve = multiplied(study, steps, vectors, kept=self.curvature == "ggn")
-        if self._preconditioner() in ("ekfac", InverseSpec("ekfac")):
-            solve += Work(algebra=2.0 * steps * vectors * rotation(study))
-        return solve
+        return self._steps_work(
+            study, min(self._steps() or TYPICAL_STEPS, self.max_iterations), vectors, self._preconditioner()
+        )
 
     def _fit_inverse(self, study: Study) -> InverseCurvature:
         return InverseSpec("conjugategradient").fit(
