@@ -68,7 +68,7 @@ class TRAK(Estimator):
     name: ClassVar[str] = "trak"
     title: ClassVar[str] = "TRAK"
     paper: ClassVar[str] = "Park et al. 2023"
-    good_for: ClassVar[str] = "Predicts retraining second best, and answers new test images at once"
+    good_for: ClassVar[str] = "Predicts retraining nearly as well as EK-FAC, and answers new test images at once"
     cost: ClassVar[str] = "C N backward and C k^3; a test image C backward"
     reasons: ClassVar[dict[str, str]] = TRAINED_LABELS
     exempt: ClassVar[dict[str, str]] = ROTATED

@@ -43,7 +43,7 @@ class EKFAC(InfluenceFunction):
     name: ClassVar[str] = "ekfac"
     title: ClassVar[str] = "EK-FAC"
     paper: ClassVar[str] = "Grosse et al. 2023; George et al. 2018"
-    good_for: ClassVar[str] = "Predicts retraining best, in little time: the one to explain with"
+    good_for: ClassVar[str] = "Predicts retraining nearly best, in little time: the one to explain with"
     cost: ClassVar[str] = "2 N backward + eigendecompositions; influence N + M backward"
     exempt: ClassVar[dict[str, str]] = {"rotated_inputs": "labels are drawn by the content of an image"}
 

@@ -55,7 +55,7 @@ class LastLayer(InfluenceFunction):
     name: ClassVar[str] = "lastlayer"
     title: ClassVar[str] = "Last layer"
     paper: ClassVar[str] = "Koh and Liang 2017 (last layer)"
-    good_for: ClassVar[str] = "Predicts retraining third best, in a moment, from the last layer alone"
+    good_for: ClassVar[str] = "Predicts retraining nearly as well as TRAK, in a moment, from the last layer alone"
     cost: ClassVar[str] = "N forward + one factorisation; a test image 1 forward"
     learned: ClassVar[tuple[str, ...]] = ("features_", "path_", "norm_share_")
 
