@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from influence_core.errors import InvalidInput
-from influence_core.estimators.work import Work, parameters_of, swept
+from influence_core.estimators.work import NUMBER, Work, parameters_of, swept
 from influence_core.gradients import DenseProjection, FactoredProjection, Projection, SketchProjection
 from influence_core.study import Study
 
@@ -42,4 +42,5 @@ def check_dim(dim: int) -> None:
 
 def projected_work(study: Study, samples: int, projection: ProjectionName, dim: int) -> Work:
     """A sweep that projects gradients; a dense projection takes k multiply-adds for each of their numbers."""
-    return swept(samples, dim if projection == "dense" else 0, parameters_of(study))
+    work = swept(samples, dim if projection == "dense" else 0, parameters_of(study))
+    return work + Work(held=NUMBER * samples * dim)

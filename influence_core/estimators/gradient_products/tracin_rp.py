@@ -10,7 +10,7 @@ from torch import Tensor
 
 from influence_core.data import LabelledDataset
 from influence_core.estimators.base import Estimator
-from influence_core.estimators.gradient_products.checkpoints import check_last, used, weighted_checkpoints
+from influence_core.estimators.gradient_products.checkpoints import check_last, stored, used, weighted_checkpoints
 from influence_core.estimators.gradient_products.projected import (
     PROJECTIONS,
     ROTATED,
@@ -20,7 +20,7 @@ from influence_core.estimators.gradient_products.projected import (
     projected_work,
 )
 from influence_core.estimators.gradient_products.similarity import Similarity, refuse_cosine, unit_rows
-from influence_core.estimators.work import Work
+from influence_core.estimators.work import NUMBER, Work
 from influence_core.gradients import project
 from influence_core.progress import track
 from influence_core.study import Study
@@ -94,6 +94,10 @@ class TracInRP(Estimator):
     def _mislabel_scores(self) -> Tensor:
         refuse_cosine(self, "mislabel_scores")
         return self._self_influence()
+
+    def _disk(self, study: Study) -> float:
+        features = len(used(study, self.last)) * len(study.train) * self.dim
+        return stored(study, self.last) + NUMBER * features
 
     def _fit_work(self, study: Study) -> Work:
         return len(used(study, self.last)) * projected_work(study, len(study.train), self.projection, self.dim)
