@@ -41,8 +41,15 @@ def sound() -> ic.Study:
     train, test = (normalised(dataset(n, seed, name)) for n, seed, name in ((120, 0, "train"), (60, 1, "test")))
     torch.manual_seed(0)
     model = ic.models.build("small_cnn", channels=1, classes=CLASSES, width=4)
-    trajectory = ic.training.fit(model, train, epochs=8, batch_size=20, learning_rate=0.05)
+    trajectory = ic.training.fit(model, train, epochs=25, batch_size=20, learning_rate=0.1)
     return ic.Study(model, train, test, trajectory=trajectory, name="sound")
+
+
+def trained(data: LabelledDataset, classes: int) -> nn.Module:
+    torch.manual_seed(0)
+    model = ic.models.build("small_cnn", channels=1, classes=classes, width=4)
+    ic.training.fit(model, data, epochs=25, batch_size=20, learning_rate=0.1)
+    return model
 
 
 def normalised(data: LabelledDataset, mean: float = 0.4, std: float = 0.25) -> LabelledDataset:
@@ -83,10 +90,8 @@ def twice(study: ic.Study) -> ic.Study:
 
 
 def off_by_one(study: ic.Study) -> ic.Study:
-    torch.manual_seed(0)
-    model = ic.models.build("small_cnn", channels=1, classes=CLASSES + 1, width=4)
     parts = [LabelledDataset(TensorDataset(*d.batch(range(len(d)))), name=d.name) for d in (study.train, study.test)]
-    ic.training.fit(model, parts[0], epochs=8, batch_size=20, learning_rate=0.05)
+    model = trained(parts[0], CLASSES + 1)
     return ic.Study(model, *[d.with_labels(d.labels + 1) for d in parts], name="off by one")
 
 
@@ -145,7 +150,8 @@ def no_statistics(study: ic.Study) -> ic.Study:
 def uneven(study: ic.Study) -> ic.Study:
     labels = study.train.labels
     rare = ((labels != 2) | (torch.arange(len(labels)) < 7)).nonzero().flatten()
-    return study.replaced(train=study.train.subset(rare))
+    train = study.train.subset(rare)
+    return study.replaced(train=train, trajectory=None, model=trained(train, CLASSES))
 
 
 def not_a_number(study: ic.Study) -> ic.Study:

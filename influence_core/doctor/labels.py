@@ -14,6 +14,9 @@ from influence_core.study import Study
 GAIN, ENOUGH = 0.3, 0.5
 """Other labels have to raise the accuracy by so much, to so much, before anything is said of an order of classes."""
 
+CLOSE = 0.1
+"""A shift explains the labels as well as the best renaming if it is at most so much worse."""
+
 FEW = 24
 """Samples below which no share of them says anything."""
 
@@ -41,11 +44,11 @@ def check_order(parts: Mapping[str, Part]) -> Iterator[Finding]:
         now = float((predicted == labels).double().mean())
         shift = max((1, -1), key=lambda s: float((predicted + s == labels).double().mean()))
         then = float((predicted + shift == labels).double().mean())
-        if then >= max(ENOUGH, now + GAIN):
+        best = _matched(predicted, labels, classes)
+        if then >= max(ENOUGH, now + GAIN, best - CLOSE):
             shifted[shift].append(name)
             shares.append(f"{name}: {now:.0%} of labels are predicted as they are, {then:.0%} with the shift undone")
             continue
-        best = _matched(predicted, labels, classes)
         if len(part) >= 4 * classes and best >= max(ENOUGH, now + GAIN):
             swapped.append(name)
             shares.append(f"{name}: {now:.0%} of labels are predicted as they are, {best:.0%} with other names")

@@ -44,8 +44,3 @@ def weighted_checkpoints(study: Study, weights: str, last: int | None) -> tuple[
 def used(study: Study, last: int | None) -> list[Checkpoint]:
     """The last checkpoints of a study, all if ``last`` is ``None``; none without a trajectory."""
     return list(study.trajectory or ())[-(last or 0) :]
-
-
-def stored(study: Study, last: int | None) -> float:
-    """Bytes of the checkpoints that are used, which a file of a fitted estimator holds too."""
-    return float(sum(t.numel() * t.element_size() for c in used(study, last) for t in c.state.values()))

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from influence_core.estimators.base import Estimator
-from influence_core.estimators.gradient_products.checkpoints import check_last, stored, used, weighted_checkpoints
+from influence_core.estimators.gradient_products.checkpoints import check_last, used, weighted_checkpoints
 from influence_core.estimators.gradient_products.similarity import Similarity, cosines, refuse_cosine
 from influence_core.estimators.work import Work, parameters_of, swept
 from influence_core.gradients import inner_products, squared_norms
@@ -95,9 +95,6 @@ class TracIn(Estimator):
             del part  # or it would be there beside the next
         assert total is not None
         return total
-
-    def _disk(self, study: Study) -> float:
-        return stored(study, self.last)
 
     def _fit_work(self, study: Study) -> Work:
         return Work()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from influence_core.data import LabelledDataset
 from influence_core.estimators.base import Estimator
-from influence_core.estimators.gradient_products.checkpoints import check_last, stored, used, weighted_checkpoints
+from influence_core.estimators.gradient_products.checkpoints import check_last, used, weighted_checkpoints
 from influence_core.estimators.gradient_products.projected import (
     PROJECTIONS,
     ROTATED,
@@ -97,7 +97,7 @@ class TracInRP(Estimator):
 
     def _disk(self, study: Study) -> float:
         features = len(used(study, self.last)) * len(study.train) * self.dim
-        return stored(study, self.last) + NUMBER * features
+        return float(NUMBER * features)
 
     def _fit_work(self, study: Study) -> Work:
         return len(used(study, self.last)) * projected_work(study, len(study.train), self.projection, self.dim)

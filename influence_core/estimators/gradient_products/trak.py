@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators.base import Estimator
-from influence_core.estimators.gradient_products.checkpoints import check_last, stored, used
+from influence_core.estimators.gradient_products.checkpoints import check_last, used
 from influence_core.estimators.gradient_products.projected import (
     PROJECTIONS,
     ROTATED,
@@ -144,7 +144,7 @@ class TRAK(Estimator):
 
     def _disk(self, study: Study) -> float:
         features = max(1, len(used(study, self.last))) * len(study.train) * (self.dim + 2)
-        return stored(study, self.last) + NUMBER * features
+        return float(NUMBER * features)
 
     def _fit_work(self, study: Study) -> Work:
         train, count = len(study.train), max(1, len(used(study, self.last)))
