@@ -524,6 +524,7 @@ class Estimator(ABC):
             meta=self._meta(cost, answer.facts),
             train=study.train,
             test=study.test,
+            study=study,
         )
 
     def _meta(self, cost: Cost, facts: Mapping[str, Any]) -> dict[str, Any]:
