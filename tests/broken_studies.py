@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -253,7 +254,7 @@ def _edit(folder: Path, old: str, new: str) -> None:
 
 
 def bars(root: Path, each: int = 40, seed: int = 0, wrong: float = 0.0) -> dict[str, str]:
-    """``root/CLASS/i.png``: colour pictures of 16 pixels with a bar, some in the folder of another class.
+    """``root/CLASS/i.png``: colour pictures of 16 pixels with a faint bar, some in the folder of another class.
 
     Returns:
         File below ``root`` -> the class that is right.
@@ -263,10 +264,30 @@ def bars(root: Path, each: int = 40, seed: int = 0, wrong: float = 0.0) -> dict[
     for number in range(each * CLASSES):
         right = number % CLASSES
         given = (right + int(draw.integers(1, CLASSES))) % CLASSES if draw.random() < wrong else right
-        pixels = draw.integers(0, 120, (16, 16, 3))
-        pixels[:, 5 * right : 5 * right + 5] += 110
+        pixels = draw.integers(0, 200, (16, 16, 3))
+        place = 5 * right + int(draw.integers(0, 3))
+        pixels[:, place : place + 3] += 55
         folder = root / NAMES[given]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:03d}.png")
         truth[f"{NAMES[given]}/{number:03d}.png"] = NAMES[right]
     return truth
+
+
+def session(root: Path) -> dict[str, str]:
+    """``root/train`` with wrong labels and ``root/test`` without; file below ``train`` -> the class that is right."""
+    bars(root / "test", each=80, seed=1)
+    return bars(root / "train", each=80, seed=0, wrong=0.3)
+
+
+def encoded_bars(count: int) -> tuple[list[bytes], list[int]]:
+    """PNG files of colour noise with a bar, and their classes."""
+    draw = np.random.default_rng(0)
+    found = []
+    for number in range(count):
+        pixels = draw.integers(0, 120, (16, 16, 3))
+        pixels[:, 5 * (number % CLASSES) : 5 * (number % CLASSES) + 5] += 110
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+        found.append(buffer.getvalue())
+    return found, [number % CLASSES for number in range(count)]

@@ -30,7 +30,8 @@ def cifar10n(folder: Path, images: int | None = None, seed: int = 0) -> Study:
 
     Args:
         folder: with the Parquet files ``cifar10n_train.parquet`` (columns image, label, worse_label) and
-            ``cifar10_test.parquet`` (image, label); or with CIFAR-10 as torchvision keeps it, and ``CIFAR-10_human.pt``.
+            ``cifar10_test.parquet`` (image, label); or with CIFAR-10 as torchvision keeps it, and
+            ``CIFAR-10_human.pt``.
         images: training images, spread evenly; 10,000 by default.
         seed: of weights and batches.
 

@@ -111,7 +111,7 @@ def estimators(
     trust: Trust = False,
     json: Json = False,
 ) -> None:
-    """List the estimators: what each is good for and gives; with a study, whether it can run there and what it costs."""
+    """List the estimators and what each is good for; with a study, which can run there, at what cost."""
     from influence_core.cli.scoring import listed
 
     table = listed(None if study is None else opened(study, trust))

@@ -122,7 +122,7 @@ def make(
             seed=seed,
             title="training the network",
         )
-    study = Study(model, trajectory=trajectory, name=name, **parts)
+    study = Study(model, parts["train"], parts["test"], parts.get("validation"), trajectory, name=name)
     return _written(study, folder, plugin)
 
 

@@ -1,7 +1,6 @@
-"""The help of every command, as ``influence COMMAND --help`` prints it; a test runs each example.
+"""The help of every command, as ``influence COMMAND --help`` prints it; a test runs each example."""
 
-A line of ``\\b`` alone keeps the lines of the paragraph after it.
-"""
+# a line of a backspace alone tells the printer to keep the lines of the paragraph after it
 
 INFLUENCE = """Which training images made an image classifier fail, which are mislabelled, and what mending them gives.
 
@@ -12,7 +11,7 @@ A STUDY is a trained model with its training and test images, in a folder that `
 From a folder of pictures to the gain, one command a step:
   influence new my_study --data pictures --epochs 20 --size 16
   influence doctor my_study
-  influence relabel my_study --out relabel.csv
+  influence relabel my_study --estimator confidentlearning --out relabel.csv
   influence apply my_study relabel.csv --out mended --accept flagged
   influence retrain my_study mended --out my_study_mended
 
@@ -36,12 +35,12 @@ refused elsewhere.
 Examples:
   influence new my_study --data pictures --epochs 20 --size 16
   influence new tabled --data labels.csv --file file --label label --size 16 --epochs 2
-  influence new mine --data pictures --weights weights.safetensors --size 16 --mean 0.5,0.5,0.5 --std 0.25,0.25,0.25
+  influence new mine --data pictures --weights weights.pt --size 16 --mean 0.5,0.5,0.5 --std 0.2,0.2,0.2
 
 \b
 Real human label noise, from cifar10n_train.parquet and cifar10_test.parquet, or from CIFAR-10 and CIFAR-10N's own
 CIFAR-10_human.pt; some minutes on two cores:
-  influence new cifar10n --data FOLDER
+  influence new cifar10n --data cifar --images 10000
 """
 
 DOCTOR = """Look at a study before anything long runs: what does not fit, why it matters, and what mends it.
@@ -58,7 +57,7 @@ Examples:
   influence doctor my_study --sample 0 --memory 2000
 """
 
-ESTIMATORS = """List the estimators: what each is good for and gives; with a study, whether it can run there and what it costs.
+ESTIMATORS = """List the estimators and what each is good for; with a study, which can run there, at what cost.
 
 \b
 Examples:
@@ -86,7 +85,7 @@ as cleanlab's column of that name; score is the estimator's own number, large fo
 
 \b
 Examples:
-  influence relabel my_study --out relabel.csv
+  influence relabel my_study --estimator confidentlearning --out relabel.csv
   influence relabel demo --estimator lastlayer --flag 90 --only-flagged
 """
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from influence_core.data.dataset import LabelledDataset
 from influence_core.errors import NotSupported
-from influence_core.inputs import Bundle
 from influence_core.progress import track
 
 SIDE = 16
@@ -62,8 +62,8 @@ def small_pictures(data: LabelledDataset, ids: Sequence[int] | Tensor | None = N
     chosen = torch.arange(len(data)) if ids is None else torch.as_tensor(ids, dtype=torch.int64).flatten()
     rows, keys = [], []
     for some in track(list(chosen.split(_CHUNK)), f"{data.name} images that look alike"):
-        inputs = data.batch(some)[0]
-        if isinstance(inputs, Bundle) or not isinstance(inputs, Tensor) or inputs.ndim not in (3, 4):
+        inputs: Any = data.batch(some)[0]
+        if not isinstance(inputs, Tensor) or inputs.ndim not in (3, 4):
             raise NotSupported(f"the {data.name} samples are no images, so nothing can be said of how alike they look")
         keys.append(_keys(inputs))
         grey = inputs.float()[:, None] if inputs.ndim == 3 else inputs.float().mean(1, keepdim=True)

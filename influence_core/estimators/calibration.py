@@ -100,7 +100,7 @@ def calibrated(study: Study, again: bool = False) -> Calibration | None:
                 return None
         with suppress(OSError, InvalidInput):  # a cache that cannot be written is none
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, json.dumps(_read(file) | {key: asdict(found)}, indent=1).encode())
+            write_whole(file, json.dumps({**_read(file), key: asdict(found)}, indent=1).encode())
         return found
 
 
