@@ -224,8 +224,9 @@ def test_scores_as_csv_and_parquet(shell: Shell, made: Path) -> None:
 def test_refusals_are_sentences(
     words: str, said: str | None, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115
-    shell(words, 4 if said is None else 1)
+    with open(os.devnull) as nobody:
+        monkeypatch.setattr(sys, "stdin", nobody)
+        shell(words, 4 if said is None else 1)
     if said is not None:
         assert said in shell.err
         assert shell.out == ""
