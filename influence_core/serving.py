@@ -36,6 +36,8 @@ FIRST_PORT = 8501
 """Of the ports that are tried, Streamlit's own."""
 
 _PORTS = 100
+_children: dict[int, subprocess.Popen[bytes]] = {}
+"""Servers that this process has started, which go on after it."""
 _LINES = 12
 
 
@@ -227,18 +229,22 @@ def _started(study: Path | None, plugin: Path | None, seconds: float) -> dict[st
     end = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < end:
         if answers(port):
+            _children[process.pid] = process
             return {"pid": str(process.pid), "port": str(port)}
         time.sleep(0.1)
     ended = process.poll() is not None
     if not ended:
         process.kill()
+        process.wait()
     said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_LINES:]
     what = f"ended with code {process.returncode}" if ended else f"did not answer within {seconds:.0f} s"
     raise InfluenceError(f"the app's server {what}; the end of its log, {log}:\n" + "\n".join(said))
 
 
 def _stop(pid: int) -> None:
+    child = _children.pop(pid, None)
     with suppress(OSError):
         os.kill(pid, signal.SIGTERM)
-    with suppress(OSError, ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # a child of this process would stay in the list of the living
+    if child is not None:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(20)

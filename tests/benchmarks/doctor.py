@@ -2,10 +2,10 @@
 
     OMP_WAIT_POLICY=PASSIVE python -m tests.benchmarks.doctor
 
-Three studies: the bundled digits, a multilayer perceptron on them, and colour pictures of 32 pixels in PNG files with a
-wider network. Passes are timed once for each study. Each estimator is then fitted and asked once in a new process, in
-which torch's own first steps are made before, for the influence on ten test images, or for what else it gives. Memory is
-the process's high-water mark above what it had with the study loaded.
+Three studies: the bundled digits, a multilayer perceptron on them, and colour pictures of 32 pixels in PNG files with
+a wider network. Passes are timed once for each study. Each estimator is then fitted and asked once in a new process, in
+which torch's own first steps are made before, for the influence on ten test images, or for what else it gives. Memory
+is the process's high-water mark above what it had with the study loaded.
 """
 
 from __future__ import annotations
