@@ -260,7 +260,7 @@ def copies(study: ic.Study, test: int) -> list[tuple[int, float]] | None:
         return ic.data.lookalikes(tests, train)
 
     task = work.ask((study.fingerprint, "copies"), work_on, "Test images in the training set", fills_in=True)
-    work.wait([task], 0.3)
+    work.wait([task])
     if task.state != "done":
         return None
     return [(train, likeness) for one, train, likeness in task.value if one == test]
