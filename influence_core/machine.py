@@ -61,6 +61,9 @@ def _available() -> float | None:
 
 def _left(limit: Path, used: Path) -> float | None:
     try:
-        return (int(limit.read_text()) - int(used.read_text())) / 2**20
+        left = int(limit.read_text()) - int(used.read_text())
+        kept = [line.split() for line in used.with_name("memory.stat").read_text().splitlines()]
+        spare = sum(int(number) for name, number in kept if name == "inactive_file")
+        return (left + min(spare, int(used.read_text()))) / 2**20  # files that were read are given up for it
     except (OSError, ValueError):  # no such file, or "max"
         return None

@@ -451,8 +451,11 @@ class Study:
         """
         if page not in PAGES:
             raise InvalidInput(f"the app has no page {page!r}; it has {', '.join(p or repr(p) for p in PAGES)}")
-        home = self._home
-        if home is None or not home.is_file():
+        with uninterrupted():
+            from influence_core.study_schema import parse
+
+        home, known = self._home, self._fingerprint or self._expected
+        if home is None or not home.is_file() or parse(home)[1].fingerprint not in (None, known):
             home = cache_folder() / "studies" / self.fingerprint[:16] / "study.toml"
             if not home.is_file():
                 with warnings.catch_warnings():
@@ -461,9 +464,6 @@ class Study:
                         self.save(home)
                     except ReopenWarning as error:
                         raise NotSupported(f"the app cannot show the study: {error}") from error
-        with uninterrupted():
-            from influence_core.study_schema import parse
-
         model = parse(home)[1].model
         plugin = None if model.plugin is None else home.parent / model.plugin
         return open_link(home, page, {name: str(value) for name, value in chosen.items()}, plugin)
