@@ -57,6 +57,7 @@ def show(
     arguments += ["--root", str(root)] if root is not None else []
     arguments += [word for host in hosts for word in ("--host", host)]
     arguments += [word for plugin in plugins for word in ("--plugin", plugin)]
+    former = signal.signal(signal.SIGTERM, _end)  # or the server would outlive a command that is ended
     process = subprocess.Popen(server_command(chosen, arguments), stdout=subprocess.DEVNULL)
     try:
         end = time.monotonic() + WAIT
@@ -77,3 +78,8 @@ def show(
         if process.poll() is None:
             process.terminate()
             process.wait(20)
+        signal.signal(signal.SIGTERM, former)
+
+
+def _end(*_: object) -> None:
+    raise KeyboardInterrupt
