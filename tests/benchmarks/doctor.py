@@ -3,23 +3,22 @@
     OMP_WAIT_POLICY=PASSIVE python -m tests.benchmarks.doctor
 
 Three studies: the bundled digits, a multilayer perceptron on them, and colour pictures of 32 pixels in PNG files with
-a wider network. Passes are timed once for each study. Each estimator is then fitted and asked once in a new process, in
-which torch's own first steps are made before, for the influence on ten test images, or for what else it gives. Memory
-is the process's high-water mark above what it had with the study loaded.
+the small network. Passes are timed once for each study. Each estimator is then fitted and asked once in a new process,
+with one thread, in which torch's own first steps are made before, for the influence on ten test images, or for what
+else it gives. Memory is the process's high-water mark above what it had with the study loaded.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +27,10 @@ from PIL import Image
 import influence_core as ic
 from influence_core.doctor.resources import ASKED, TESTS
 from influence_core.estimators.calibration import calibrated, predicted
+from influence_core.imports import complete_torch
 from influence_core.measure import measure
+
+T = TypeVar("T")
 
 NAMES = [
     "tracin", "tracinrp", "randproj", "trak", "ekfac", "datainf", "lastlayer", "loss", "el2n", "forgetting",
@@ -36,24 +38,32 @@ NAMES = [
 ]  # fmt: skip
 
 
-def studies(folder: Path) -> dict[str, Path]:
-    """The three studies, saved."""
-    digits = ic.demo.digits()
-    digits.save(folder / "digits")
+def digits(folder: Path) -> None:
+    ic.demo.digits().save(folder / "digits")
+
+
+def perceptron(folder: Path) -> None:
+    known = ic.demo.digits()
     torch.manual_seed(0)
     model = ic.models.build("mlp", inputs=64, classes=10, hidden=128, depth=2)
-    trajectory = ic.training.fit(model, digits.train, epochs=8, batch_size=64, learning_rate=0.05, checkpoints=3)
-    ic.Study(model, digits.train, digits.test, digits.validation, trajectory, name="perceptron").save(folder / "mlp")
+    trajectory = ic.training.fit(model, known.train, epochs=8, batch_size=64, learning_rate=0.05, checkpoints=3)
+    ic.Study(model, known.train, known.test, known.validation, trajectory, name="mlp").save(folder / "mlp")
+
+
+def colour(folder: Path) -> None:
     _pictures(folder / "pictures")
     data = ic.data.image_folder(folder / "pictures", mean=(0.4,) * 3, std=(0.25,) * 3)
     parts = ic.data.split(data, validation=0.15, test=0.15)
-    model = ic.models.build("small_cnn", channels=3, classes=4, width=32)
-    trajectory = ic.training.fit(model, parts.train, epochs=4, batch_size=64, learning_rate=0.05, checkpoints=2)
-    ic.Study(model, parts.train, parts.test, parts.validation, trajectory, name="pictures").save(folder / "colour")
-    return {name: folder / name for name in ("digits", "mlp", "colour")}
+    model = ic.models.build("small_cnn", channels=3, classes=4, width=16)
+    trajectory = ic.training.fit(model, parts.train, epochs=2, batch_size=64, learning_rate=0.05, checkpoints=2)
+    study = ic.Study(model, parts.train, parts.test, parts.validation, trajectory, name="colour")
+    study.save(folder / "colour", copy_data=True)
 
 
-def _pictures(root: Path, each: int = 300) -> None:
+STUDIES = {"digits": digits, "mlp": perceptron, "colour": colour}
+
+
+def _pictures(root: Path, each: int = 120) -> None:
     draw = np.random.default_rng(0)
     for number in range(4 * each):
         pixels = draw.integers(0, 160, (32, 32, 3))
@@ -63,52 +73,56 @@ def _pictures(root: Path, each: int = 300) -> None:
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
 
 
-def run(path: str, name: str) -> None:
-    """Fit and ask once, in this process, and print what it took."""
-    study = ic.Study.load(path)
-    study.outputs("test")
+def run(study: ic.Study, name: str) -> tuple[float, float]:
+    """Fit and ask once, in this process: processor seconds, and memory beyond what there was."""
     sample = torch.zeros(2, 1), torch.zeros(2, dtype=torch.long)
     ic.gradients.squared_norms(torch.nn.Linear(1, 2).eval(), ic.losses.cross_entropy, sample)
-    ic.training.fit(torch.nn.Linear(1, 2), torch.utils.data.TensorDataset(*sample), epochs=1)
     estimator = ic.estimators.get(name)
-    what = next(one for one in ASKED if one in estimator.gives())
+    what = asked(estimator)
     begun = time.process_time()
     with measure() as cost:
         estimator.fit(study)
         getattr(estimator, what)(*([list(range(TESTS))] if what in ("influence", "parameter_change") else []))
-    print(json.dumps([time.process_time() - begun, cost.peak_memory_mib]))
+    return time.process_time() - begun, cost.peak_memory_mib or 0.0
+
+
+def asked(estimator: ic.estimators.Estimator) -> str:
+    return next(one for one in ASKED if one in estimator.gives())
+
+
+def apart(work: Callable[..., T], *arguments: Any) -> T:
+    """The same in a process of its own, which begins as this one is."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(work, arguments)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=NAMES)
-    parser.add_argument("--run", nargs=2, metavar=("STUDY", "ESTIMATOR"))
+    parser.add_argument("--study", nargs="*", default=list(STUDIES), choices=list(STUDIES))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    if arguments.run:
-        run(*arguments.run)
-        return
+    torch.set_num_threads(1)  # no threads yet: each process that begins as this one is can have its own
+    complete_torch()
     print("| study | estimator | seconds: predicted | real | error | MiB: predicted | real | error |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     errors: dict[str, list[float]] = {"seconds": [], "MiB": []}
     with tempfile.TemporaryDirectory() as folder:
-        for title, path in studies(Path(folder)).items():
-            study = ic.Study.load(path)
-            calibration = calibrated(study, again=True)
+        for title in arguments.study:
+            apart(STUDIES[title], Path(folder))
+            study = ic.Study.load(Path(folder) / title)
+            calibration = apart(calibrated, study, True)
             for name in arguments.only:
                 estimator = ic.estimators.get(name)
-                what = next(one for one in ASKED if one in estimator.gives())
-                if estimator.missing(study, what):
+                if estimator.missing(study, asked(estimator)):
                     continue
-                guess = predicted(study, estimator, what, TESTS, calibration)
-                command = [sys.executable, "-m", "tests.benchmarks.doctor", "--run", str(path), name]
-                done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=True)
-                seconds, memory = json.loads(done.stdout.strip().splitlines()[-1])
+                guess = predicted(study, estimator, asked(estimator), TESTS, calibration)
                 if guess.seconds is None or guess.memory_mib is None:
                     continue
+                seconds, memory = apart(run, study, name)
                 cells = [title, name]
                 for key, expected, real in (("seconds", guess.seconds, seconds), ("MiB", guess.memory_mib, memory)):
-                    error = expected / real - 1
+                    error = expected / max(real, 1e-3) - 1
                     errors[key].append(abs(error))
                     cells += [f"{expected:.2g}" if expected < 100 else f"{expected:.0f}"]
                     cells += [f"{real:.2g}" if real < 100 else f"{real:.0f}", f"{error:+.0%}"]
