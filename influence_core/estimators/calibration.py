@@ -35,10 +35,10 @@ from influence_core.study import Study
 SWEEP_MIB = 256.0
 """Budget of a sweep's batch, as in ``gradients.sweep``."""
 
-RUN_MIB = 12.0
+RUN_MIB = 17.0
 """What any work takes besides: buffers of threads and kernels, and modules imported late."""
 
-_VERSION = 1
+_VERSION = 2
 _lock = threading.RLock()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import threading
 import time
 import weakref
@@ -222,19 +223,22 @@ def _fixed_and_each(
     run: Callable[[int], None], few: int, many: int, device: torch.device, clock: Callable[[], float], tried: int = 0
 ) -> tuple[float, float]:
     """Seconds before the first sample, and of each: the line through a short and a longer run, after a warm-up."""
+    # by the wall the quickest run is the one that nobody disturbed; by the processor's clock, whose caches others empty
+    # too, work takes what it takes on average
+    settle: Callable[[list[float]], float] = min if clock is time.perf_counter else statistics.fmean
     run(few)
     short = _timed(partial(run, few), device, clock)
     if short > LONGEST or many <= few:  # a large model: so many passes are made, and nothing else counts
         each = short / (few + tried)
         return tried * each, each
     if short < BUDGET:
-        short = min(short, *(_timed(partial(run, few), device, clock) for _ in range(REPEATS - 1)))
+        short = settle([short, *(_timed(partial(run, few), device, clock) for _ in range(REPEATS - 1))])
     count, long = few, 0.0
     while count < many and long < BUDGET:  # more samples while that is quick, as a short run is mostly beginning
         count = min(GROWTH * count, many)
         long = _timed(partial(run, count), device, clock)
     if long < BUDGET:
-        long = min(long, *(_timed(partial(run, count), device, clock) for _ in range(REPEATS - 1)))
+        long = settle([long, *(_timed(partial(run, count), device, clock) for _ in range(REPEATS - 1))])
     each = max((long - short) / (count - few), 0.1 * long / count)  # noise must not make samples free
     return max(0.0, short - few * each), each
 

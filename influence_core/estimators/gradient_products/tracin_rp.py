@@ -100,7 +100,9 @@ class TracInRP(Estimator):
         return float(NUMBER * features)
 
     def _fit_work(self, study: Study) -> Work:
-        return len(used(study, self.last)) * projected_work(study, len(study.train), self.projection, self.dim)
+        count = len(used(study, self.last))
+        held = 2.0 * NUMBER * count * len(study.train) * self.dim  # one by one, and then stacked
+        return count * projected_work(study, len(study.train), self.projection, self.dim) + Work(held=held)
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work:
         one = projected_work(study, tests, self.projection, self.dim)

@@ -148,9 +148,9 @@ class TRAK(Estimator):
 
     def _fit_work(self, study: Study) -> Work:
         train, count = len(study.train), max(1, len(used(study, self.last)))
-        solved = Work(
-            algebra=3 * train * self.dim**2 + self.dim**3 / 3, held=2.0 * 8 * (2 * train + self.dim) * self.dim
-        )
+        kept = 2.0 * NUMBER * count * train * self.dim  # one by one, and then stacked
+        held = kept + 2.0 * 8 * (2 * train + self.dim) * self.dim
+        solved = Work(algebra=3 * train * self.dim**2 + self.dim**3 / 3, held=held)
         return count * (projected_work(study, train, self.projection, self.dim) + solved)
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work:
