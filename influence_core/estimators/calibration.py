@@ -35,8 +35,11 @@ from influence_core.study import Study
 SWEEP_MIB = 256.0
 """Budget of a sweep's batch, as in ``gradients.sweep``."""
 
-RUN_MIB = 17.0
-"""What any work takes besides: buffers of threads and kernels, and modules imported late."""
+RUN_MIB, CONVOLVED_MIB = 2.0, 15.0
+"""What any work takes besides, and one with convolutions: buffers of threads and kernels."""
+
+START = 0.15
+"""Seconds of a first fit and call beside all that is counted: checks, fingerprints, kernels that are set up."""
 
 _VERSION = 2
 _lock = threading.RLock()
@@ -124,7 +127,11 @@ def predicted(
     if work is None or calibration is None:
         return Prediction(None, None, disk)
     whole = work[0] + work[1]
-    return Prediction(calibration.passes.seconds(whole), memory_mib(study, whole, what, tests, calibration), disk)
+    if whole == Work(held=whole.held):
+        return Prediction(0.0, memory_mib(study, whole, what, tests, calibration), disk)
+    return Prediction(
+        START + calibration.passes.seconds(whole), memory_mib(study, whole, what, tests, calibration), disk
+    )
 
 
 def memory_mib(study: Study, work: Work, what: str, tests: int, calibration: Calibration) -> float:
@@ -141,7 +148,8 @@ def memory_mib(study: Study, work: Work, what: str, tests: int, calibration: Cal
         batches.append(calibration.plain_bytes * min(size, PRODUCT_BATCH, train) + 3 * NUMBER * parameters_of(study))
     columns = {"influence": tests, "label_influence": study.num_outputs}.get(what, 1)
     result = 2 * NUMBER * train * columns
-    return RUN_MIB + (max(batches) + work.held + result) / 2**20
+    convolved = any(isinstance(module, nn.modules.conv._ConvNd) for module in study.model.modules())
+    return RUN_MIB + convolved * CONVOLVED_MIB + (max(batches) + work.held + result) / 2**20
 
 
 def _kind_of(study: Study) -> str:
