@@ -19,6 +19,7 @@ from influence_core import (
     testing,
     training,
 )
+from influence_core.doctor import doctor
 from influence_core.errors import InfluenceError, InvalidInput, NotFitted, NotSupported, ReopenWarning, StaleResult
 from influence_core.scores import Coverage, Scores
 from influence_core.study import Study
@@ -43,6 +44,7 @@ __all__ = [
     "curvature",
     "data",
     "demo",
+    "doctor",
     "estimators",
     "evaluation",
     "figures",

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -18,6 +18,7 @@ from influence_core.errors import InvalidInput, NotSupported
 from influence_core.identity import check_identified
 from influence_core.models import load_tensors, read_facts, save_tensors
 from influence_core.pictures import picture_html
+from influence_core.serving import Link
 from influence_core.trust import MEANING, Coverage, Scale, ScoreKind, caveats
 
 __all__ = ["MEANING", "Coverage", "Scale", "ScoreKind", "Scores"]
@@ -42,6 +43,7 @@ class Scores:
             ``caveats`` reads besides: ``converged``, ``response``, ``warnings`` and ``unidentified``.
         train: the training set, for names and pictures; not saved.
         test: the test set, likewise.
+        study: that they are about, likewise; what ``open_app`` shows.
 
     Raises:
         InvalidInput: if a shape does not fit or a value is NaN or infinite.
@@ -56,6 +58,7 @@ class Scores:
     meta: Mapping[str, Any] = field(default_factory=dict)
     train: LabelledDataset | None = field(default=None, repr=False)
     test: LabelledDataset | None = field(default=None, repr=False)
+    study: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check shapes and numbers."""
@@ -271,6 +274,28 @@ class Scores:
     def with_meta(self, **facts: Any) -> Scores:
         """The same scores with more facts in ``meta``."""
         return replace(self, meta={**self.meta, **facts})
+
+    def open_app(self, test_id: int | None = None) -> Link:
+        """Show in the app what these scores are about; see ``Study.open_app``.
+
+        Args:
+            test_id: the test image to explain; by default the first that there are scores for.
+
+        Returns:
+            The link.
+
+        Raises:
+            NotSupported: if the scores were read from a file, which does not hold the study.
+        """
+        if self.study is None:
+            raise NotSupported(
+                f"these scores of {self.name} do not know their study: study.open_app('explain', "
+                f"estimator={self.name!r}) shows it"
+            )
+        if self.test_ids is None:
+            return cast(Link, self.study.open_app("mislabels", estimator=self.name))
+        shown = int(self.test_ids[0]) if test_id is None else test_id
+        return cast(Link, self.study.open_app("explain", estimator=self.name, test=shown))
 
     def __repr__(self) -> str:
         """Estimator, kind, shape and scale."""

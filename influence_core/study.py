@@ -22,6 +22,7 @@ from influence_core.gradients import check_model
 from influence_core.identity import add_tensor, check_identified, identify, qualified_name
 from influence_core.inputs import Inputs
 from influence_core.losses import Loss, cross_entropy
+from influence_core.machine import cache_folder
 from influence_core.models import (
     PluginFile,
     as_given,
@@ -40,6 +41,7 @@ from influence_core.models import (
     unpack,
 )
 from influence_core.models.adapted import Output
+from influence_core.serving import Link, open_link
 from influence_core.study_checks import SPLITS as SPLITS  # what others take from here
 from influence_core.study_checks import (
     Settled,
@@ -56,6 +58,8 @@ from influence_core.threads import uninterrupted
 from influence_core.training import Checkpoint, Trajectory
 
 _ABSENT = object()
+PAGES = ("", "explain", "mislabels", "relabel")
+"""Of the app, as its addresses call them; the first is the overview."""
 
 
 class Study:
@@ -123,6 +127,7 @@ class Study:
         self._outputs: dict[str, Tensor] = {}
         self._fingerprint: str | None = None
         self._expected: str | None = None
+        self._home: Path | None = None
         self._lock = threading.RLock()
         self._computing = {split: threading.RLock() for split in SPLITS}
         self._identity = self._identified(*self._check())
@@ -415,6 +420,7 @@ class Study:
             fingerprint=self.fingerprint,
         )
         written = study_file.write(contents, path, copy_data)
+        self._home = written
         if architecture is None:
             kind = type(self.model).__name__
             warnings.warn(
@@ -425,6 +431,42 @@ class Study:
                 stacklevel=2,
             )
         return written
+
+    def open_app(self, page: str = "", **chosen: Any) -> Link:
+        """Show the study in the app: a server is started, or the one that shows it already is found.
+
+        It listens on this machine alone and goes on after this process; ``link.stop()`` ends it. A study that was
+        neither loaded nor saved is saved into the user's cache first.
+
+        Args:
+            page: "" for the overview, "explain", "mislabels" or "relabel".
+            **chosen: what is chosen there, as in the address: ``estimator="ekfac"``, ``test=475``.
+
+        Returns:
+            The link, which a notebook shows; on a remote machine with the ssh command that leads to it.
+
+        Raises:
+            InvalidInput: if there is no such page.
+            NotSupported: if the app could not open the study by itself.
+        """
+        if page not in PAGES:
+            raise InvalidInput(f"the app has no page {page!r}; it has {', '.join(p or repr(p) for p in PAGES)}")
+        with uninterrupted():
+            from influence_core.study_schema import parse
+
+        home, known = self._home, self._fingerprint or self._expected
+        if home is None or not home.is_file() or parse(home)[1].fingerprint not in (None, known):
+            home = cache_folder() / "studies" / self.fingerprint[:16] / "study.toml"
+            if not home.is_file():
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", ReopenWarning)
+                    try:
+                        self.save(home)
+                    except ReopenWarning as error:
+                        raise NotSupported(f"the app cannot show the study: {error}") from error
+        model = parse(home)[1].model
+        plugin = None if model.plugin is None else home.parent / model.plugin
+        return open_link(home, page, {name: str(value) for name, value in chosen.items()}, plugin)
 
     def _is_model(self, model: nn.Module) -> bool:
         """Whether a model with the weights of the study's is the same in all else that counts."""
@@ -488,7 +530,7 @@ class Study:
             weight_decay=Settled(found.weight_decay),
             name=found.name,
         )
-        study._expected = found.fingerprint
+        study._expected, study._home = found.fingerprint, file
         if found.fingerprint is not None and all(d.is_quick for d in found.data.values()):
             _ = study.fingerprint  # of many picture files it would take long; there it is compared when it is asked for
         return study

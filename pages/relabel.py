@@ -108,7 +108,8 @@ st.dataframe(
 if len(rows) > MOST:
     st.caption(f"the first {MOST:,} of {len(rows):,}; the CSV has all of them")
 st.caption(
-    f"Suspected by {panels.title(name)}. Label quality is the share of images at least as suspicious: low is bad. "
+    f"Suspected by {panels.title(name)}. Label quality is the probability that the model gives to the given label: "
+    "low is bad. "
     f"{errors.as_text('A chosen row opens its picture.')}"
 )
 panels.caveats(cut.scores)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -12,3 +14,11 @@ torch.set_num_threads(1)  # sums in one order, and room for what else runs on tw
 def demo() -> ic.Study:
     """The bundled digits. Shared by all tests: nothing in the package may change it."""
     return ic.demo.digits()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the tests keep between runs is kept apart from what their user keeps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INFLUENCE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

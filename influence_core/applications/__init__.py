@@ -7,8 +7,10 @@ The table of suggestions goes through a CSV file, on which a person decides: ``w
 
 from influence_core.applications.bootstrap import Bands, Interval
 from influence_core.applications.detection import Detection, detect
+from influence_core.applications.mended_files import Mended, mend_files, read_mended
 from influence_core.applications.relabel_csv import read_csv, to_csv, write_csv
 from influence_core.applications.relabelling import apply_relabels, relabel, relabel_table
+from influence_core.applications.retraining import Retraining, retrain
 from influence_core.applications.thresholds import heavy_tailed, otsu
 
 read_relabels, write_relabels = read_csv, write_csv
@@ -17,14 +19,19 @@ __all__ = [
     "Bands",
     "Detection",
     "Interval",
+    "Mended",
+    "Retraining",
     "apply_relabels",
     "detect",
     "heavy_tailed",
+    "mend_files",
     "otsu",
     "read_csv",
+    "read_mended",
     "read_relabels",
     "relabel",
     "relabel_table",
+    "retrain",
     "to_csv",
     "write_csv",
     "write_relabels",

@@ -17,6 +17,7 @@ from influence_core.applications.ranking import Integers, Ranking
 from influence_core.applications.thresholds import heavy_tailed, otsu
 from influence_core.errors import InvalidInput, NotSupported, StaleResult
 from influence_core.scores import Scores
+from influence_core.serving import Link
 from influence_core.study import Study
 
 __all__ = ["Bands", "Detection", "Interval", "bootstrap", "detect", "heavy_tailed", "otsu"]
@@ -63,6 +64,21 @@ class Detection:
     auc_interval: Interval | None = None
     ap_interval: Interval | None = None
     bands: Bands | None = None
+
+    def open_app(self) -> Link:
+        """Show the flagged images in the app; see ``Study.open_app``.
+
+        Returns:
+            The link.
+
+        Raises:
+            NotSupported: if the scores were read from a file, which does not hold the study.
+        """
+        study = self.scores.study
+        if study is None or not len(self.flagged):
+            return self.scores.open_app()
+        link: Link = study.open_app("mislabels", estimator=self.scores.name, flag=len(self.flagged))
+        return link
 
     def at(self, threshold: float) -> dict[str, float]:
         """What flagging every score above ``threshold`` means.

@@ -24,7 +24,13 @@ COLUMNS = [
     "suggested_label", "final_label", "is_label_issue", "label_quality", "score", "method", "rank", "decision",
     "reviewer", "reviewed_at", "tags", "note",
 ]  # fmt: skip
-"""The columns of CSV version 1, in order."""
+"""The columns of CSV version 1, in order.
+
+``label_quality`` is from 0 to 1, low for bad labels, as cleanlab's column of that name: the probability that the
+study's model gives to ``given_label`` (cleanlab's "self_confidence"). It is no calibrated probability of the label
+being right: the model was trained on it. ``score`` is the estimator's own number, large for bad labels, and ``rank``
+its order.
+"""
 
 DECISIONS = ("relabel", "keep", "exclude", "unsure", "")
 """What a reviewer may say; empty is not reviewed yet."""

@@ -39,8 +39,11 @@ def relabel(
         scores: the estimator's mislabel scores where they are there already; by default they are asked for.
 
     Returns:
-        One row per training image, in the columns of ``COLUMNS``. ``label_quality`` is the share of images that are at
-        least as suspicious, from nearly 0 (worst) to 1; ``score`` is the estimator's own number.
+        One row per training image, in the columns of ``COLUMNS``. ``score`` is the estimator's own number, by which
+        rows are ranked and flagged. ``label_quality``, 0 to 1 and low for bad labels, is what cleanlab calls
+        self-confidence: the probability that the study's model gives to the given label. The model has seen that label
+        while it was trained, so it is too high where labels are known by heart, and it need not be in the order of
+        ``score``.
 
     Raises:
         NotSupported: if the estimator gives no mislabel scores.
@@ -73,7 +76,7 @@ def relabel_table(study: Study, scores: Scores, suggested: Tensor, threshold: fl
     order = torch.sort(scores.values, descending=True, stable=True).indices.tolist()
     predicted = study.predictions("train").tolist()
     flagged = set(detection.flagged.tolist())
-    ranks = pd.Series(scores.values.double().numpy()).rank(method="max", ascending=False)
+    quality = study.probabilities("train").double().gather(1, data.labels[:, None])[:, 0].tolist()
     run = run_id(study, scores)
     rows = [
         {
@@ -89,7 +92,7 @@ def relabel_table(study: Study, scores: Scores, suggested: Tensor, threshold: fl
             "suggested_label": names[int(suggested[i])],
             "final_label": "",
             "is_label_issue": i in flagged,
-            "label_quality": float(ranks[i]) / len(data),
+            "label_quality": quality[i],
             "score": float(scores.values[i]),
             "method": scores.name,
             "rank": rank,
@@ -135,6 +138,33 @@ def apply_relabels(
         InvalidInput: if a row's image, given label, split or SHA-256 is not that of ``dataset``, two rows are about one
             image, rows are of two runs or missing, or a label is no class.
     """
+    labels, keep = decided(dataset, table, accept, on_conflict, run_id)
+    changed = dataset.with_labels(labels)
+    return changed if bool(keep.all()) else changed.subset(keep.nonzero().flatten())
+
+
+def decided(
+    dataset: LabelledDataset,
+    table: pd.DataFrame | str | Path,
+    accept: Literal["reviewed", "flagged"] = "reviewed",
+    on_conflict: Literal["error", "skip"] = "error",
+    run_id: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What a relabel table decides; see ``apply_relabels``.
+
+    Args:
+        dataset: the training set the table was made from.
+        table: a table, or the path of its CSV.
+        accept: whose decisions.
+        on_conflict: what to do with rows that do not match.
+        run_id: refuse a table of another run.
+
+    Returns:
+        The label of every image, int64 [N], and which of them are kept, bool [N].
+
+    Raises:
+        InvalidInput: as ``apply_relabels``.
+    """
     complete = on_conflict == "error"
     rows = typed(table, "the table") if isinstance(table, pd.DataFrame) else read_csv(table, complete=complete)
     _check_runs(rows, run_id)
@@ -162,8 +192,7 @@ def apply_relabels(
             if wanted not in names:
                 raise InvalidInput(f"{row['sample_id']} is to become {wanted!r}, which is none of {', '.join(names)}")
             labels[index] = names.index(wanted)
-    changed = dataset.with_labels(labels)
-    return changed if bool(keep.all()) else changed.subset(keep.nonzero().flatten())
+    return labels, keep
 
 
 def _check_runs(rows: pd.DataFrame, wanted: str | None) -> None:

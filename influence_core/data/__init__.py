@@ -8,6 +8,7 @@ from influence_core.data.encoded import EncodedImages
 from influence_core.data.hugging_face import hf
 from influence_core.data.images import image_folder
 from influence_core.data.labels import check_labels
+from influence_core.data.lookalikes import Pictures, lookalikes, small_pictures
 from influence_core.data.noise import symmetric_noise
 from influence_core.data.samples import SampleSet
 from influence_core.data.shareable import stack_inputs
@@ -20,6 +21,7 @@ __all__ = [
     "Bundle",
     "EncodedImages",
     "LabelledDataset",
+    "Pictures",
     "SampleSet",
     "Split",
     "check_labels",
@@ -28,8 +30,10 @@ __all__ = [
     "hf",
     "image_folder",
     "image_table",
+    "lookalikes",
     "parquet_images",
     "set_cache",
+    "small_pictures",
     "split",
     "stack_inputs",
     "symmetric_noise",

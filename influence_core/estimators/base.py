@@ -29,7 +29,7 @@ from influence_core.errors import InvalidInput, NotFitted, NotSupported
 from influence_core.estimators.answers import Answer, Changed, ParameterChange
 from influence_core.estimators.changes import DataChange, checked_ids, data_change
 from influence_core.estimators.saved import Allowed, Fitted, read, write
-from influence_core.estimators.work import Work
+from influence_core.estimators.work import NUMBER, Work
 from influence_core.measure import Cost, measure
 from influence_core.parameters import check_numbers, check_types, plain
 from influence_core.scores import Coverage, Scale, ScoreKind, Scores
@@ -173,6 +173,17 @@ class Estimator(ABC):
         fit = self._fit_work(study)
         call = None if fit is None else self._call_work(study, what, tests)
         return None if fit is None or call is None else (fit, call)
+
+    def disk(self, study: Study) -> float:
+        """Bytes that ``save`` will write, as far as it can be known before ``fit``; the study is not among them.
+
+        Args:
+            study: to be fitted on.
+
+        Returns:
+            Bytes.
+        """
+        return self._disk(study)
 
     def _check_given(self, what: str | None) -> None:
         if what is None or what in self.gives():
@@ -423,6 +434,10 @@ class Estimator(ABC):
         """The work of a public method after that; ``None`` where it is not known."""
         return None
 
+    def _disk(self, study: Study) -> float:
+        """Bytes of what ``fit`` learns: by default one number for each training image."""
+        return float(NUMBER * len(study.train))
+
     def _check_parameters(self) -> None:
         """Raise ``InvalidInput`` for a hyper-parameter out of its range."""
 
@@ -509,6 +524,7 @@ class Estimator(ABC):
             meta=self._meta(cost, answer.facts),
             train=study.train,
             test=study.test,
+            study=study,
         )
 
     def _meta(self, cost: Cost, facts: Mapping[str, Any]) -> dict[str, Any]:

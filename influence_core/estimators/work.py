@@ -21,6 +21,9 @@ VECTOR_SHARE = 1.3
 PRODUCT_BATCH = 256
 """Samples of a batch of such a product."""
 
+NUMBER = 4
+"""Bytes of a number, of most models."""
+
 EIGEN_FACTOR = 20
 """Multiply-adds of an eigendecomposition of an n x n matrix in float64, over n^3, at the speed of a matrix product."""
 
@@ -36,6 +39,7 @@ class Work:
         sweeps: passes over a dataset with per-sample gradients, each of which is planned and tried first.
         steps: batches of plain passes.
         algebra: multiply-adds of matrices beside the passes.
+        held: bytes that are held at a time beside what one batch takes, as far as they count.
     """
 
     forward: float = 0.0
@@ -44,14 +48,16 @@ class Work:
     sweeps: float = 0.0
     steps: float = 0.0
     algebra: float = 0.0
+    held: float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        """Both."""
-        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Work)))
+        """Both, one after the other."""
+        counts = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Work)}
+        return Work(**(counts | {"held": max(self.held, other.held)}))
 
     def __rmul__(self, times: float) -> Work:
-        """So many times as much."""
-        return Work(*(times * getattr(self, f.name) for f in fields(Work)))
+        """So many times as much, one after the other."""
+        return Work(**{f.name: (1 if f.name == "held" else times) * getattr(self, f.name) for f in fields(Work)})
 
     def words(self) -> str:
         """The passes as a person reads them, such as "1,000 forward, 12,000 backward"."""
@@ -72,7 +78,8 @@ def swept(samples: float, queries: float = 0, size: float = 0) -> Work:
     Returns:
         The work.
     """
-    return Work(backward=samples, sweeps=1, algebra=samples * queries * size)
+    held = NUMBER * (queries * size + samples * queries)
+    return Work(backward=samples, sweeps=1, algebra=samples * queries * size, held=held)
 
 
 def multiplied(
@@ -101,15 +108,19 @@ def multiplied(
     """
     size, outputs = parameters_of(study), study.num_outputs
     samples = len(study.train) if samples is None else samples
-    chosen = way(samples, outputs, size, next(study.model.parameters()).element_size(), memory) if kept else "stream"
+    item = next(study.model.parameters()).element_size()
+    chosen = way(samples, outputs, size, item, memory) if kept else "stream"
+    directions = 4.0 * vectors * size * item  # a solver's iterate, residual, direction and product
     if chosen == "stream":
         batches = math.ceil(samples / PRODUCT_BATCH)
-        return count * Work(plain=samples * (1 + VECTOR_SHARE * vectors), steps=batches * (1 + vectors))
+        streamed = Work(plain=samples * (1 + VECTOR_SHARE * vectors), steps=batches * (1 + vectors), held=directions)
+        return count * streamed
     entries = samples * outputs * size
     first = Work() if again else Work(forward=samples, backward=outputs * samples, sweeps=1)
     if chosen == "matrix":
-        return first + Work(algebra=(0.0 if again else float(entries) * size) + float(count) * vectors * size**2)
-    return first + Work(algebra=2.0 * count * vectors * entries)
+        algebra = (0.0 if again else float(entries) * size) + float(count) * vectors * size**2
+        return first + Work(algebra=algebra, held=min(memory * 2**20, entries * item) + size**2 * item)
+    return first + Work(algebra=2.0 * count * vectors * entries, held=entries * item + directions)
 
 
 def trained(samples: int, epochs: float, batch_size: int, passes: int = 1) -> Work:
@@ -169,6 +180,13 @@ def rotation(study: Study) -> float:
     return float(sum(n.groups * n.height * n.width * (n.height + n.width) for n in layers))
 
 
+def kronecker_bytes(study: Study) -> float:
+    """Bytes of Kronecker factors' eigenvectors, and of the eigenvalues."""
+    layers = find_layers(study.model, select(study.model))
+    squares = sum(n.groups * (n.height**2 + n.width**2) for n in layers)
+    return float(NUMBER * (squares + parameters_of(study)))
+
+
 def kronecker_work(study: Study, draws: int = 1) -> Work:
     """Fitting K-FAC and the eigenvalues in its basis: labels, two sweeps, eigendecompositions and rotations.
 
@@ -183,4 +201,4 @@ def kronecker_work(study: Study, draws: int = 1) -> Work:
     layers = find_layers(study.model, select(study.model))
     cubes = sum(n.groups * (n.height**3 + n.width**3) for n in layers)
     algebra = EIGEN_FACTOR * cubes + draws * train * rotation(study)
-    return Work(forward=train, algebra=float(algebra)) + 2 * draws * swept(train)
+    return Work(forward=train, algebra=float(algebra), held=4 * kronecker_bytes(study)) + 2 * draws * swept(train)

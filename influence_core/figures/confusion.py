@@ -130,7 +130,7 @@ def _in_order(mistakes: Counts) -> NDArray[np.int64]:
     Returns:
         The places 0 to n - 1, [n].
     """
-    from scipy.cluster.hierarchy import leaves_list, linkage  # type: ignore[import-untyped]
+    from scipy.cluster.hierarchy import leaves_list, linkage
 
     if len(mistakes) < 3:
         return np.arange(len(mistakes))

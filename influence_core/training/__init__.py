@@ -3,7 +3,7 @@
 from influence_core.training.batchnorm import frozen_statistics, norm_layers, refresh_statistics
 from influence_core.training.checkpoint_files import read_checkpoints
 from influence_core.training.fit import Watch, cosine, fit, shuffled_batches, step
-from influence_core.training.fresh import reinitialised, train_fresh
+from influence_core.training.fresh import fit_fresh, reinitialised, train_fresh
 from influence_core.training.options import RADII, Sharpness, Solver, check_sgd
 from influence_core.training.randomness import Stream, seeded
 from influence_core.training.recorder import Recorder
@@ -28,6 +28,7 @@ __all__ = [
     "check_sgd",
     "cosine",
     "fit",
+    "fit_fresh",
     "frozen_statistics",
     "norm_layers",
     "perturbation",

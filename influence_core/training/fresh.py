@@ -16,7 +16,7 @@ from influence_core.losses import Loss, cross_entropy
 from influence_core.models import adapted_like, architecture_of, build, recognised
 from influence_core.training.fit import OPTIMIZERS, Watch, fit
 from influence_core.training.randomness import seeded
-from influence_core.training.trajectory import Recipe
+from influence_core.training.trajectory import Recipe, Trajectory
 
 
 def reinitialised(model: nn.Module, seed: int) -> nn.Module:
@@ -118,6 +118,38 @@ def train_fresh(
 
     Returns:
         The trained copy, in eval mode.
+    """
+    found, _ = fit_fresh(model, train, recipe, seed=seed, epochs=epochs, loss=loss, watch=watch, title=title)
+    return found
+
+
+def fit_fresh(
+    model: nn.Module,
+    train: Dataset[Any],
+    recipe: Recipe,
+    *,
+    seed: int,
+    epochs: int | None = None,
+    loss: Loss = cross_entropy,
+    watch: Watch | None = None,
+    title: str | None = None,
+    checkpoints: int = 1,
+) -> tuple[nn.Module, Trajectory]:
+    """As ``train_fresh``, with the checkpoints.
+
+    Args:
+        model: to copy; it does not change.
+        train: map-style dataset of ``(input tensor, label)``.
+        recipe: optimiser, learning rate, batch size and so on; its seed is not used.
+        seed: of the weights and of the order of the batches.
+        epochs: instead of the recipe's.
+        loss: one loss per sample.
+        watch: see ``fit``.
+        title: of the progress shown.
+        checkpoints: how many to keep.
+
+    Returns:
+        The trained copy, in eval mode, and its trajectory.
 
     Raises:
         InvalidInput: if ``fit`` has no such optimiser.
@@ -131,5 +163,5 @@ def train_fresh(
     fresh = adapted_like(reinitialised(model, seed), model)
     settings = asdict(recipe) | {"seed": seed, "epochs": recipe.epochs if epochs is None else epochs}
     options = settings.pop("options")
-    fit(fresh, train, checkpoints=1, loss=loss, watch=watch, title=title, **settings, **options)
-    return fresh
+    done = fit(fresh, train, checkpoints=checkpoints, loss=loss, watch=watch, title=title, **settings, **options)
+    return fresh, done

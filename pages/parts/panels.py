@@ -130,6 +130,8 @@ def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key:
         for question in questions:
             if question.answer is not None:
                 results.ahead(study, question.name, test_id)
+    if there:
+        leak(choice, test_id)
     together = ic.evaluation.agreement(there, test_id, k) if len(there) > 1 else None
     flagged = None if found is None else {int(i) for i in found.flagged}
     if many:
@@ -146,6 +148,24 @@ def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key:
         for scores in there:
             caveats(scores, named=many)
     return there
+
+
+def leak(choice: Choice, test_id: int) -> None:
+    """Say so where the test image is in the training set too; it is looked for once the answer is there."""
+    study = choice.study
+    found = results.copies(study, test_id)
+    if not found:
+        return
+    index, likeness = found[0]
+    kind = "the same picture" if likeness == 2.0 else "nearly the same picture"
+    more = f", and {len(found) - 1} more are" if len(found) > 1 else ""
+    same = int(study.train.labels[index]) == int(study.test.labels[test_id])
+    label = "with the same label" if same else f"labelled {errors.name(study.train.label_text(index), 40)}"
+    st.warning(
+        f"**A leak:** training image {index} is {kind}, {label}{more}. The model may know the answer by heart, and "
+        "that copy is an explanation by itself.",
+        icon=":material/content_copy:",
+    )
 
 
 def _words(study: ic.Study, test_id: int) -> tuple[str, str]:

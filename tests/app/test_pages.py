@@ -385,3 +385,20 @@ def test_a_broken_study_of_the_command_line_leaves_the_others(
     app.sidebar.selectbox(key="run").select("digits").run()
     assert not app.error
     assert len(app.metric) == 3
+
+
+def test_a_test_image_that_was_trained_on_is_named_a_leak(
+    demo: ic.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, labels = demo.test.batch(range(len(demo.test)))
+    wrong = int(demo.misclassified()[0])
+    inputs[wrong] = demo.train[17][0]
+    test = ic.data.LabelledDataset(torch.utils.data.TensorDataset(inputs, labels), name="test")
+    demo.replaced(test=test).save(tmp_path / "leaked")
+    monkeypatch.setattr(sys.modules["parts.studies"], "_sources", {})
+    monkeypatch.setattr(sys, "argv", ["app.py", "--study", str(tmp_path / "leaked")])
+    app = start("explain.py", estimator="lastlayer", test=str(wrong))
+    assert "**A leak:** training image 17 is the same picture" in texts(app)
+    app = start("explain.py", estimator="lastlayer", test=str(wrong + 1))
+    assert f"Test image {wrong + 1}" in texts(app)
+    assert "A leak" not in texts(app)

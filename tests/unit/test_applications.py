@@ -233,7 +233,7 @@ def test_what_the_table_says(study, table):
         assert row["given_label"] == NAMES[study.train.labels[i]]
         assert row["predicted_label"] == row["suggested_label"] == NAMES[predictions[i]]
         assert row["score"] == float(losses[i])
-        assert row["label_quality"] == pytest.approx(float((losses >= losses[i]).double().mean()))
+        assert row["label_quality"] == pytest.approx(float((-losses[i].double()).exp()))
         assert row["sha256"] == study.train.sample_sha256(i)
         assert (row["sample_id"], row["filepath"], row["method"]) == (f"train-{i:06d}", f"-{i}.png", "loss")
         assert row["final_label"] == row["decision"] == ""
@@ -241,16 +241,15 @@ def test_what_the_table_says(study, table):
     assert study.fingerprint[:8] in table["run_id"][0]
 
 
-def test_equal_scores_have_equal_quality(study):
+def test_label_quality_is_cleanlabs_self_confidence(study):
+    rank = pytest.importorskip("cleanlab.rank")
     values = torch.tensor([2.0, 2.0, 1.0, 1.0, 1.0, 0.0] * 10)
-    quality = (
-        relabel_table(study, scores_of(study, values), study.train.labels).groupby("score")["label_quality"].unique()
+    table = relabel_table(study, scores_of(study, values), study.train.labels)
+    expected = rank.get_label_quality_scores(
+        study.train.labels.numpy(), study.probabilities("train").numpy(), method="self_confidence"
     )
-    assert {score: list(q) for score, q in quality.items()} == {
-        0.0: [1.0],
-        1.0: [pytest.approx(50 / 60)],
-        2.0: [20 / 60],
-    }
+    assert table["label_quality"].tolist() == pytest.approx(expected[table["index"].to_numpy()].tolist())
+    assert table["label_quality"].between(0, 1).all()
 
 
 def test_suggestions_follow_label_influence(study):

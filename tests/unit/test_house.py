@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[2]
 HOUSE = "influence_core"
 
 FLOORS = (
-    "errors inputs parameters threads imports files known_code identity progress measure statistics batches losses "
-    "pictures trust _torchvision data models gradients",
+    "errors machine serving inputs parameters threads imports files known_code identity progress measure statistics "
+    "batches losses pictures trust _torchvision data models gradients",
     "training curvature scores",
     "study_schema study_data study_data_read study_file study_checks study_general",
-    "study doctor",
+    "study",
     "estimators",
     "store runners jobs",
-    "evaluation applications testing",
+    "evaluation applications testing doctor",
     "figures demo cli",
     "influence_core",  # the public face; and above it app.py and pages/
 )

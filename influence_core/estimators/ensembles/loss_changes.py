@@ -10,7 +10,7 @@ from torch import Tensor
 
 from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
-from influence_core.estimators.work import Work
+from influence_core.estimators.work import NUMBER, Work
 from influence_core.study import Study
 
 
@@ -48,6 +48,11 @@ class LossChanges(Estimator):
         """Number of images whose losses are watched."""
         validation = len(study.split("validation")) if self.detect_by == "validation" else 0
         return len(study.train) + len(study.test) + validation
+
+    def _disk(self, study: Study) -> float:
+        return float(
+            NUMBER * (len(study.train) + len(study.test)) * int(getattr(self, "members", getattr(self, "samples", 1)))
+        )
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work:
         return Work()  # all is done in fit

@@ -13,7 +13,7 @@ from influence_core.curvature.labels import MANY_LABELS, TOP_LABELS
 from influence_core.errors import InvalidInput
 from influence_core.estimators.answers import Answer
 from influence_core.estimators.flat_minima.tuning import ValidationTuned
-from influence_core.estimators.work import Work, parameters_of, swept
+from influence_core.estimators.work import NUMBER, Work, parameters_of, swept
 from influence_core.gradients import inner_products, per_sample_gradients
 from influence_core.study import Study
 
@@ -48,6 +48,9 @@ class ValidationMinimum(ValidationTuned):
     def _fit_inverse(self, study: Study) -> InverseCurvature:
         damping = 1e-3 if self.damping is None else self.damping
         return DiagonalInverse.fit(self.model_, study.loss, study.split("validation"), damping=damping)
+
+    def _disk(self, study: Study) -> float:
+        return float(2 * NUMBER * parameters_of(study))
 
     def _fit_work(self, study: Study) -> Work | None:
         return self._tuned_work(study) + swept(len(study.split("validation")))

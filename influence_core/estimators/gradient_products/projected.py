@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from influence_core.errors import InvalidInput
-from influence_core.estimators.work import Work, parameters_of, swept
+from influence_core.estimators.work import NUMBER, Work, parameters_of, swept
 from influence_core.gradients import DenseProjection, FactoredProjection, Projection, SketchProjection
 from influence_core.study import Study
 
@@ -27,6 +27,10 @@ ROTATED = {"rotated_inputs": "a random projection belongs to its coordinates: ro
 TRAINED_LABELS = {"label_influence": "it explains the labels that were trained on"}
 
 
+SKETCH_FACTOR = 60.0
+"""Multiply-adds of a matrix product that scattering one number of a gradient takes as long as."""
+
+
 def check_dim(dim: int) -> None:
     """Refuse a projection to less than two numbers.
 
@@ -42,4 +46,6 @@ def check_dim(dim: int) -> None:
 
 def projected_work(study: Study, samples: int, projection: ProjectionName, dim: int) -> Work:
     """A sweep that projects gradients; a dense projection takes k multiply-adds for each of their numbers."""
-    return swept(samples, dim if projection == "dense" else 0, parameters_of(study))
+    work = swept(samples, dim if projection == "dense" else 0, parameters_of(study))
+    sketched = SKETCH_FACTOR * samples * parameters_of(study) if projection == "sketch" else 0.0
+    return work + Work(algebra=sketched, held=NUMBER * samples * dim)

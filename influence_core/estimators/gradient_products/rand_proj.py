@@ -18,7 +18,7 @@ from influence_core.estimators.gradient_products.projected import (
     projected_work,
 )
 from influence_core.estimators.gradient_products.similarity import Similarity, refuse_cosine, unit_rows
-from influence_core.estimators.work import Work
+from influence_core.estimators.work import NUMBER, Work
 from influence_core.gradients import project
 from influence_core.study import Study
 
@@ -87,6 +87,9 @@ class RandProj(Estimator):
 
     def _fit_work(self, study: Study) -> Work:
         return projected_work(study, len(study.train), self.projection, self.dim)
+
+    def _disk(self, study: Study) -> float:
+        return float(NUMBER * len(study.train) * self.dim)
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work:
         return projected_work(study, tests, self.projection, self.dim) if what == "influence" else Work()

@@ -20,7 +20,7 @@ from influence_core.estimators.gradient_products.projected import (
     projected_work,
 )
 from influence_core.estimators.gradient_products.similarity import Similarity, refuse_cosine, unit_rows
-from influence_core.estimators.work import Work
+from influence_core.estimators.work import NUMBER, Work
 from influence_core.gradients import project
 from influence_core.progress import track
 from influence_core.study import Study
@@ -95,8 +95,14 @@ class TracInRP(Estimator):
         refuse_cosine(self, "mislabel_scores")
         return self._self_influence()
 
+    def _disk(self, study: Study) -> float:
+        features = len(used(study, self.last)) * len(study.train) * self.dim
+        return float(NUMBER * features)
+
     def _fit_work(self, study: Study) -> Work:
-        return len(used(study, self.last)) * projected_work(study, len(study.train), self.projection, self.dim)
+        count = len(used(study, self.last))
+        held = 2.0 * NUMBER * count * len(study.train) * self.dim  # one by one, and then stacked
+        return count * projected_work(study, len(study.train), self.projection, self.dim) + Work(held=held)
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work:
         one = projected_work(study, tests, self.projection, self.dim)

@@ -23,7 +23,7 @@ from influence_core.estimators.gradient_products.projected import (
     projected_work,
 )
 from influence_core.estimators.gradient_products.similarity import Similarity, unit_rows
-from influence_core.estimators.work import Work
+from influence_core.estimators.work import NUMBER, Work
 from influence_core.gradients import Projections, sweep
 from influence_core.losses import cross_entropy
 from influence_core.models import model_outputs
@@ -142,9 +142,15 @@ class TRAK(Estimator):
     def _unsuited(self, study: Study) -> list[str]:
         return [] if _is_cross_entropy(study, TRIED) else ["a cross-entropy loss"]
 
+    def _disk(self, study: Study) -> float:
+        features = max(1, len(used(study, self.last))) * len(study.train) * (self.dim + 2)
+        return float(NUMBER * features)
+
     def _fit_work(self, study: Study) -> Work:
         train, count = len(study.train), max(1, len(used(study, self.last)))
-        solved = Work(algebra=3 * train * self.dim**2 + self.dim**3 / 3)
+        kept = 2.0 * NUMBER * count * train * self.dim  # one by one, and then stacked
+        held = kept + 2.0 * 8 * (2 * train + self.dim) * self.dim
+        solved = Work(algebra=3 * train * self.dim**2 + self.dim**3 / 3, held=held)
         return count * (projected_work(study, train, self.projection, self.dim) + solved)
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work:

@@ -12,7 +12,7 @@ from influence_core.curvature.inverses import LeadingEigenpairs, check_damping
 from influence_core.errors import InvalidInput
 from influence_core.estimators.answers import Answer
 from influence_core.estimators.influence_functions.base import InfluenceFunction
-from influence_core.estimators.work import Work, diagonal_measured, multiplied, parameters_of, swept
+from influence_core.estimators.work import NUMBER, Work, diagonal_measured, multiplied, parameters_of, swept
 from influence_core.gradients import inner_products
 from influence_core.scores import Scale
 from influence_core.study import Study
@@ -101,9 +101,13 @@ class Arnoldi(InfluenceFunction):
     def _mislabel_scores(self) -> Tensor:
         return self._self_influence()
 
+    def _disk(self, study: Study) -> float:
+        return float(NUMBER * (len(study.train) + parameters_of(study)) * self.rank)
+
     def _fit_work(self, study: Study) -> Work:
         train, size = len(study.train), parameters_of(study)
-        basis = Work(algebra=2.0 * self.steps**2 * size)  # orthogonalised twice against all vectors before
+        held = NUMBER * (self.steps + 2 * self.rank) * size
+        basis = Work(algebra=2.0 * self.steps**2 * size, held=held)  # orthogonalised twice against all vectors before
         space = (
             multiplied(study, min(self.steps, size), samples=min(train, self.samples), kept=self.curvature == "ggn")
             + basis

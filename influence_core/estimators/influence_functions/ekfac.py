@@ -10,7 +10,7 @@ from torch import Tensor
 from influence_core.curvature import Draw
 from influence_core.curvature.inverses import InverseCurvature, KroneckerInverse, check_damping
 from influence_core.estimators.influence_functions.base import InfluenceFunction
-from influence_core.estimators.work import Work, kronecker_work, rotation, swept
+from influence_core.estimators.work import Work, kronecker_bytes, kronecker_work, rotation, swept
 from influence_core.study import Study
 
 
@@ -73,6 +73,9 @@ class EKFAC(InfluenceFunction):
 
     def _mislabel_scores(self) -> Tensor:
         return self._self_influence()
+
+    def _disk(self, study: Study) -> float:
+        return kronecker_bytes(study)
 
     def _fit_work(self, study: Study) -> Work:
         return kronecker_work(study, study.num_outputs if self.labels == "exact" else 1)

@@ -16,7 +16,7 @@ from influence_core.estimators.answers import Answer, Changed
 from influence_core.estimators.changes import DataChange
 from influence_core.estimators.influence_functions.base import InfluenceFunction
 from influence_core.estimators.influence_functions.solving import TYPICAL_STEPS
-from influence_core.estimators.work import Work, swept
+from influence_core.estimators.work import NUMBER, Work, swept
 from influence_core.gradients import squared_norms
 from influence_core.models import final_linear, layer_inputs
 from influence_core.scores import Coverage
@@ -174,10 +174,15 @@ class LastLayer(InfluenceFunction):
         fits = path is not None and study.model.get_parameter(f"{path}.weight".lstrip(".")).requires_grad
         return [] if fits else ["a last layer that is linear and trained"]
 
+    def _disk(self, study: Study) -> float:
+        size = study.num_outputs * self._width(study)
+        return float(NUMBER * (len(study.train) * (self._width(study) + 2 * study.num_outputs) + size**2))
+
     def _fit_work(self, study: Study) -> Work:
         train, classes = len(study.train), study.num_outputs
         width = self._width(study)
-        products = Work(algebra=train * classes * (classes + 1) / 2 * width**2)
+        held = 8.0 * (train * (width + 2 * classes) + 2 * (classes * width) ** 2)
+        products = Work(algebra=train * classes * (classes + 1) / 2 * width**2, held=held)
         if classes * width <= CHOLESKY_SIZE:
             products += Work(algebra=(classes * width) ** 3 / 3)
         return Work(forward=train) + products + swept(min(train, COVERAGE_SAMPLES))
