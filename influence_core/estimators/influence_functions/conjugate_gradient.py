@@ -52,5 +52,5 @@ class ConjugateGradient(ByConjugateGradients, Iterative):
     name: ClassVar[str] = "conjugategradient"
     title: ClassVar[str] = "Conjugate gradients"
     paper: ClassVar[str] = "Koh and Liang 2017"
-    good_for: ClassVar[str] = "Predicts retraining best, slowly; with a tolerance, the exact solve that others approximate"
+    good_for: ClassVar[str] = "Predicts retraining best, slowly; with a tolerance, the exact solve"
     cost: ClassVar[str] = "M x steps x 3 N backward + 3 N backward; self-influence N x steps x 3 N"
