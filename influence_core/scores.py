@@ -104,7 +104,7 @@ class Scores:
         """One value per training image.
 
         Args:
-            test_id: id of a test image, for influence scores only.
+            test_id: id of a test image, for influence scores only; by default the one that they are of.
 
         Returns:
             [N].
@@ -117,7 +117,9 @@ class Scores:
                 raise InvalidInput(f"{self.kind} scores have no column for a test image")
             return self.values
         if test_id is None:
-            raise InvalidInput(f"say which test image: one of {_some(self.test_ids)}")
+            if len(self.test_ids) != 1:
+                raise InvalidInput(f"say which test image: one of {_some(self.test_ids)}")
+            return self.values[:, 0]
         found = (self.test_ids == test_id).nonzero().flatten()
         if not found.numel():
             raise InvalidInput(f"no scores for test image {test_id}; there are some for {_some(self.test_ids)}")
@@ -127,7 +129,7 @@ class Scores:
         """The training images with the largest (or lowest) scores.
 
         Args:
-            test_id: which test image; only for influence scores.
+            test_id: which test image, where influence scores are of several.
             k: how many.
             lowest: the lowest instead, so the most harmful of influence scores.
 
@@ -169,11 +171,11 @@ class Scores:
             raise InvalidInput(f"no scores for training image {int(unknown[0])}; there are some for {known}")
         return self.values[torch.isin(self.train_ids, wanted)].sum(0)
 
-    def helpful(self, test_id: int, k: int = 10) -> pd.DataFrame:
+    def helpful(self, test_id: int | None = None, k: int = 10) -> pd.DataFrame:
         """The training images that pulled most towards the right answer for a test image; see ``top``."""
         return self._signed("helpful").top(test_id, k)
 
-    def harmful(self, test_id: int, k: int = 10) -> pd.DataFrame:
+    def harmful(self, test_id: int | None = None, k: int = 10) -> pd.DataFrame:
         """The training images that pushed most towards the wrong answer for a test image; see ``top``."""
         return self._signed("harmful").top(test_id, k, lowest=True)
 

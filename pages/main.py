@@ -53,6 +53,11 @@ with st.sidebar:
 with body.container():
     for note in (*notes, *picked.notes):
         st.warning(errors.as_text(note), icon=":material/link_off:")
+    if studies.is_blank(run):
+        st.info(
+            "The samples of this study are no pictures, so that none are shown; labels, scores and tables are.",
+            icon=":material/hide_image:",
+        )
     for note in choice.notes:
         st.info(errors.as_text(note), icon=":material/info:")
     try:

@@ -41,6 +41,9 @@ def conjugate_gradient(
     4 million in float32, fewer residuals are kept. How many depends on P, and not on how many right-hand sides there
     are, so that these do not change each other's solutions.
 
+    Right-hand sides are brought to a length of about 1 by a power of two, which rounds nothing: products of two
+    gradients of images that a model is all but certain of would else be too small for float32.
+
     Rounding also lets the recursion's residual drift from the true one: where it claims what is not so, it starts again
     from x, as long as that helps.
 
@@ -60,6 +63,8 @@ def conjugate_gradient(
         tensor([[1., 1.]])
     """
     check_system(b, tolerance, max_iterations)
+    scale = _power_of_two(b)
+    b = b / scale
     row = b.shape[1] * b.element_size() * (1 if preconditioner is None else 2)
     fits = int(BASIS_MIB * 2**20) // max(1, row)
     kept = min(KEPT, max_iterations, fits)
@@ -68,7 +73,7 @@ def conjugate_gradient(
         for rows in b.split(max(1, fits // max(1, kept)))
     ]
     return Solution(
-        torch.cat([part.x for part in parts]),
+        torch.cat([part.x for part in parts]) * scale,
         torch.cat([part.residuals for part in parts]),
         max(part.iterations for part in parts),
         torch.cat([part.converged for part in parts]),
@@ -185,6 +190,14 @@ class _Kept:
         half = torch.linalg.solve_triangular(upper.T, self._removed[:count, None], upper=False, unitriangular=True)
         whole = torch.linalg.solve_triangular(upper, alpha[:, None] * half, upper=True, unitriangular=True)
         return whole[:, 0].to(self._z) @ self._z[:count]
+
+
+def _power_of_two(b: Tensor) -> Tensor:
+    """For each right-hand side the power of two near its largest number, ``[R, 1]``."""
+    if not b.numel():
+        return torch.ones_like(b[:, :1])
+    exponents = torch.frexp(b.abs().amax(1, keepdim=True)).exponent.clamp(-100, 100)
+    return torch.ldexp(torch.ones_like(b[:, :1]), exponents)
 
 
 def _dots(left: Tensor, right: Tensor) -> Tensor:

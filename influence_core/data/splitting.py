@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from influence_core.data.dataset import LabelledDataset
-from influence_core.errors import InvalidInput
+from influence_core.data.wrapping import wrap
+from influence_core.errors import InvalidInput, NotSupported
 
 
 class Split(NamedTuple):
@@ -19,14 +21,14 @@ class Split(NamedTuple):
     test: LabelledDataset | None
 
 
-def split(dataset: LabelledDataset, validation: float = 0.1, test: float = 0.1, seed: int = 0) -> Split:
-    """Split a dataset at random, with the same share of every class in each part.
+def split(dataset: Dataset[Any], validation: float = 0.1, test: float = 0.1, seed: int = 0) -> Split:
+    """Split a dataset at random, with the same share of every class in each part, where labels are classes.
 
     Each part keeps file paths, sample ids, true labels, pictures and the order of the dataset. A study that is saved
     with it refers to the dataset and the numbers of its samples; nothing is copied.
 
     Args:
-        dataset: from one of the loaders, or ``ic.data.wrap(dataset, "train")`` of any other.
+        dataset: from one of the loaders, or any other that a study takes.
         validation: share of the samples for validation, 0 for none.
         test: share of the samples for the test set, 0 for none.
         seed: of the draw.
@@ -38,16 +40,13 @@ def split(dataset: LabelledDataset, validation: float = 0.1, test: float = 0.1, 
     Raises:
         InvalidInput: if the shares are negative or leave no training set, or a part would be empty.
     """
-    if not isinstance(dataset, LabelledDataset):
-        raise InvalidInput(
-            f"a LabelledDataset is needed, this is a {type(dataset).__name__}: ic.data.wrap(dataset, 'train') makes one"
-        )
+    dataset = wrap(dataset, "train")
     shares = {"test": test, "validation": validation}
     if min(shares.values()) < 0 or not sum(shares.values()) < 1:
         raise InvalidInput(f"validation={validation} and test={test}: they are shares from 0, together below 1")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset), generator=generator)
-    classes = [order[dataset.labels[order] == k] for k in torch.unique(dataset.labels).tolist()]
+    classes = _classes(dataset, order)
     parts: dict[str, LabelledDataset | None] = {}
     left = torch.tensor([len(members) for members in classes])
     begin = torch.zeros_like(left)
@@ -60,6 +59,17 @@ def split(dataset: LabelledDataset, validation: float = 0.1, test: float = 0.1, 
         begin, left = begin + counts, left - counts
     rest = torch.cat([m[b:] for m, b in zip(classes, begin.tolist(), strict=True)])
     return Split(_part(dataset, rest, "train"), parts["validation"], parts["test"])
+
+
+def _classes(dataset: LabelledDataset, order: Tensor) -> list[Tensor]:
+    """The samples of each class in some order; all of them as one where labels are no classes."""
+    try:
+        labels = dataset.labels
+    except NotSupported:  # their shapes differ
+        return [order]
+    if labels.dim() != 1 or labels.is_floating_point() or not len(labels):
+        return [order]
+    return [order[labels[order] == k] for k in torch.unique(labels).tolist()]
 
 
 def _counts(sizes: Tensor, share: float, most: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ _NAME = 14  # characters of a class
 
 
 def explanation_strip(
-    study: Study, scores: Scores, test_id: int, k: int = 5, flagged: Collection[int] | Tensor = ()
+    study: Study, scores: Scores, test_id: int | None = None, k: int = 5, flagged: Collection[int] | Tensor = ()
 ) -> go.Figure:
     """One test image with its most harmful and most helpful training images.
 
@@ -28,7 +28,7 @@ def explanation_strip(
     Args:
         study: whose images are shown.
         scores: influence scores that have a column for ``test_id``.
-        test_id: the test image.
+        test_id: the test image; by default the one that the scores are of.
         k: how many training images on each side.
         flagged: training ids whose label is suspect, such as ``detect(study, estimator.mislabel_scores()).flagged``.
 
@@ -37,11 +37,14 @@ def explanation_strip(
 
     Raises:
         NotSupported: if the scores are of another kind than influence.
-        InvalidInput: if they have no column for the test image.
+        InvalidInput: if they have no column for the test image, or several and none is named.
     """
+    if test_id is None and scores.test_ids is not None and len(scores.test_ids) == 1:
+        test_id = int(scores.test_ids[0])
     sides = (("harmful", scores.harmful(test_id, k), HARMFUL), ("helpful", scores.helpful(test_id, k), HELPFUL))
     suspects = {int(i) for i in flagged}
     largest = strongest(*(frame for _, frame, _ in sides))
+    assert test_id is not None  # the scores have refused that
     strip = Strip()
     said = f"test image {test_id}<br>{answer(study, test_id, _NAME)}"
     strip.picture(0.0, 0.75, data_url(study.test, test_id, 128), Caption(said))

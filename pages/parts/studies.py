@@ -40,11 +40,12 @@ _OF_OURS = [
     re.compile(rb"^[ \t]*" + line, re.MULTILINE)
     for line in (rb"version[ \t]*=[ \t]*[123]\b", rb"\[[ \t]*model[ \t]*\]", rb"(architecture|weights)[ \t]*=")
 ]
-_lock = threading.RLock()  # of the three tables below; never held while files are read
+_lock = threading.RLock()  # of the four tables below; never held while files are read
 _loading = threading.RLock()
 _sources: dict[str, Source] = {}
 _studies: dict[str, ic.Study] = {}
 _datasets: dict[str, ic.data.LabelledDataset] = {}
+_blank: set[str] = set()
 
 
 def sources() -> dict[str, Source]:
@@ -129,6 +130,11 @@ def is_loaded(key: str) -> bool:
     return key in _studies
 
 
+def is_blank(key: str) -> bool:
+    """Whether the samples of a study that is loaded have no pictures to show."""
+    return key in _blank
+
+
 def picture_url(data: ic.data.LabelledDataset, index: int, size: int = 96) -> str:
     """Where the browser finds the thumbnail of a sample.
 
@@ -191,13 +197,31 @@ def _listed(file: Path) -> str:
 
 
 def _keep(key: str, loaded: ic.Study, data: dict[str, ic.data.LabelledDataset]) -> None:
+    blank = _has_no_picture(loaded.train)
     with _lock:
         _datasets.update(data)
+        _blank.discard(key)
+        _blank.update([key] if blank else [])
         _studies[key] = loaded
+
+
+def _has_no_picture(data: ic.data.LabelledDataset) -> bool:
+    try:
+        data.picture(0)
+    except ic.NotSupported:
+        return True
+    return False
 
 
 def _pictured(loaded: ic.Study) -> dict[str, ic.data.LabelledDataset]:
     """The datasets whose pictures the pages show, by the start of their fingerprints; every sample is read once."""
+    if loaded.classes is None:
+        label = loaded.train.label_text(0)
+        raise ic.NotSupported(
+            f"the app shows what a classifier got wrong, and the labels of the study {loaded.name!r} are no classes "
+            f"(the first is {label[:_MOST_SHOWN]}): ask for its influence and self-influence in Python, "
+            "ic.estimators.TracIn().fit(study).influence()"
+        )
     return {data.fingerprint[:16]: data for data in (loaded.split("train"), loaded.split("test"))}
 
 

@@ -2,8 +2,8 @@
 
 The folder holds ``cifar10n_train.parquet`` (columns ``image``, ``label`` and ``worse_label`` of CIFAR-10N) and
 ``cifar10_test.parquet``. A study of all of them with a small untrained network is made, saved and opened, each in a
-process of its own, and seconds and the peak of memory are printed. ``--export`` writes 2,000 of the pictures as class
-folders, and the same as a CSV of paths.
+process of its own, and seconds and the peak of memory are printed. ``--export`` writes 2,000 of the pictures into a
+folder for each class, and a CSV of their paths; ``tests.benchmarks.walks`` uses them.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def export(data: Path, folder: Path, seed: int = 0) -> None:
 
     Args:
         data: with ``cifar10n_train.parquet``.
-        folder: gets ``folders/CLASS/ROW.jpg`` by the clean label, and ``table.csv`` with the columns ``file``,
-            ``label`` (of CIFAR-10N), ``true_label`` and ``split``.
+        folder: gets ``pictures/CLASS/ROW.jpg`` by the label of CIFAR-10N, and ``table.csv`` with the columns ``file``,
+            ``label`` (the same), ``true_label`` and ``split``.
         seed: of the choice.
     """
     rows = torch.randperm(50_000, generator=torch.Generator().manual_seed(seed))[:PICTURES].sort().values.tolist()
@@ -112,12 +112,12 @@ def export(data: Path, folder: Path, seed: int = 0) -> None:
         writer = csv.writer(file)
         writer.writerow(["file", "label", "true_label", "split"])
         for number, (row, cells) in enumerate(zip(rows, table, strict=True)):
-            name = f"folders/{CLASSES[cells['label']]}/{row:05d}.jpg"
+            name = f"pictures/{CLASSES[cells['worse_label']]}/{row:05d}.jpg"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(cells["image"])
             part = "test" if number % 5 == 4 else "train"
             writer.writerow([name, CLASSES[cells["worse_label"]], CLASSES[cells["label"]], part])
-    print(f"{PICTURES:,} pictures in {folder / 'folders'}, and {folder / 'table.csv'}")
+    print(f"{PICTURES:,} pictures in {folder / 'pictures'}, and {folder / 'table.csv'}")
 
 
 def main(

@@ -118,3 +118,15 @@ def test_a_tolerance_out_of_reach_ends():
     assert not found.converged.any()
     assert (found.residuals < 1e-3).all()
     assert found.iterations < 1000
+
+
+@pytest.mark.parametrize("length", [1e-30, 1e-22, 1e30])
+def test_the_length_of_a_right_hand_side_changes_nothing(length):
+    """Gradients of images that a model is all but certain of: their products are none of float32."""
+    matrix = Counted(torch.float32)
+    exponents = torch.tensor([1.0, length, 1.0]).log2().round().exp2()[:, None]
+    found = conjugate_gradient(matrix, matrix.b * exponents, tolerance=TOLERANCE)
+    expected = conjugate_gradient(matrix, matrix.b, tolerance=TOLERANCE)
+    assert not found.negative_curvature.any()
+    assert found.iterations == expected.iterations
+    assert torch.equal(found.x / exponents, expected.x)

@@ -10,6 +10,7 @@ from torch.utils.data import TensorDataset
 import influence_core as ic
 from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput
+from tests.any_models import sentences
 from tests.picture_files import folder
 
 
@@ -83,8 +84,23 @@ def test_shares_that_are_none(validation, test):
 def test_other_refusals():
     with pytest.raises(InvalidInput, match=r"validation=0.01 of 20 samples is none"):
         ic.data.split(counted(10, 10), 0.01)
-    with pytest.raises(InvalidInput, match=r"ic\.data\.wrap"):
-        ic.data.split(TensorDataset(torch.zeros(4, 1), torch.zeros(4)))
+    with pytest.raises(InvalidInput, match="is none: give a larger share"):
+        ic.data.split(counted(10, 10).subset([]))
+    with pytest.raises(InvalidInput, match=r"expected .input tensor, label."):
+        ic.data.split([1, 2])
+
+
+def test_any_dataset_is_split():
+    classes = TensorDataset(torch.arange(20).float()[:, None], torch.arange(20) // 10)
+    of_ours = ic.data.split(ic.data.wrap(classes, "train"), 0.2, 0.2)
+    for mine, other in zip(ic.data.split(classes, 0.2, 0.2), of_ours, strict=True):
+        assert torch.equal(mine.batch(range(len(mine)))[0], other.batch(range(len(other)))[0])
+    numbers = TensorDataset(torch.arange(20).float()[:, None], torch.rand(20))
+    for data in (numbers, sentences(20, 0, tagged=True)):
+        parts = ic.data.split(data, 0.2, 0.1)
+        assert [(part.name, len(part)) for part in parts] == [("train", 14), ("validation", 4), ("test", 2)]
+    found = torch.cat([part.batch(range(len(part)))[0] for part in ic.data.split(numbers, 0.2, 0.1)])
+    assert found.flatten().sort().values.tolist() == list(range(20))
 
 
 def test_parts_of_a_folder_are_saved_by_reference(tmp_path):

@@ -105,6 +105,15 @@ def test_explanation_strip(study, kind):
     assert bars == pytest.approx(strength / strength.max())
 
 
+def test_scores_of_one_image_need_not_say_which(study):
+    scores = ic.estimators.LastLayer().fit(study).influence([7])
+    shown = [figures.explanation_strip(study, scores, *test_id).to_json() for test_id in ((), (7,))]
+    assert shown[0] == shown[1]
+    assert scores.harmful(k=3).equals(scores.harmful(7, 3))
+    with pytest.raises(ic.InvalidInput, match="say which test image"):
+        figures.explanation_strip(study, influence(study))
+
+
 def test_a_struck_label_is_followed_by_the_true_one(study):
     figure = figures.explanation_strip(study, influence(study), test_id=7, k=20)
     text = next(a.text for a in figure.layout.annotations if "<s>" in a.text)

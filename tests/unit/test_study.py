@@ -28,6 +28,14 @@ def poisoned():
     return model
 
 
+class Asserting(nn.Linear):
+    """As the vision transformers of torchvision do."""
+
+    def forward(self, inputs):
+        torch._assert(inputs.shape[-1] == 224, "Wrong image width!")
+        return super().forward(inputs)
+
+
 class Batchless(nn.Module):
     def __init__(self):
         super().__init__()
@@ -47,6 +55,7 @@ def trajectory_of(model):
         ({"model": poisoned()}, r"4\.bias of the model has 1 of 3 values that are NaN"),
         ({"model": Batchless()}, r"gives \(1,\) for one image, expected logits"),
         ({"model": nn.Linear(7, 3)}, r"Linear does not take the training images of shape \(1, 4, 4\)"),
+        ({"model": Asserting(4, 3).double()}, "Asserting does not take .* Wrong image width!"),
         ({"model": net(dtype=torch.float32)}, "does not take the training images"),
         ({"model": nn.Flatten()}, "no parameter of the model Flatten requires a gradient"),
         ({"model": net().requires_grad_(False)}, r"requires_grad_\(True\)"),
