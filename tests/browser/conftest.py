@@ -147,8 +147,9 @@ class Watched:
     def quiet(self) -> None:
         """Wait until nothing is computed any more."""
         self.settle()
-        self.page.wait_for_function("() => !document.querySelector('[data-testid=stProgress]')", timeout=180_000)
-        self.settle()
+        while self.page.get_by_test_id("stProgress").count():  # when one is through, the page may begin another
+            self.page.wait_for_function("() => !document.querySelector('[data-testid=stProgress]')", timeout=180_000)
+            self.settle()
 
     def broken_pictures(self) -> int:
         script = "images => images.filter(i => i.complete && i.naturalWidth === 0).length"

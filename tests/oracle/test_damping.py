@@ -89,7 +89,7 @@ def small() -> ic.Study:
 
 @pytest.mark.parametrize("cls", [CG, LiSSA, SAMIF, SAMHIF])
 def test_chosen_and_given_are_the_same(small, tmp_path, cls):
-    options = {"rho": 0.01} if cls in (SAMIF, SAMHIF) else {}
+    options = {"rho": 0.01} if cls in (SAMIF, SAMHIF) else {"steps": 300} if cls is LiSSA else {}  # to the limit
     chosen = cls(**options).fit(small)
     assert chosen.damping == "auto"
     given = cls(damping=chosen.damping_, **options).fit(small)
@@ -107,7 +107,7 @@ def test_chosen_and_given_are_the_same(small, tmp_path, cls):
 
 @pytest.mark.parametrize("cls", [CG, SAMHIF])
 def test_validation_takes_what_agrees_with_retraining(small, monkeypatch, cls):
-    options = {"rho": 0.01} if cls is SAMHIF else {}
+    options = {"rho": 0.01, "tolerance": 1e-4} if cls is SAMHIF else {}
     halves, losses = [], []
     real = validated_damping.train_fresh
 
