@@ -22,7 +22,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "samif": {"tolerance": 1e-9, "damping": 1.0, "rho": 0.02},  # the convex study was trained without an ascent
     "samhif": {"tolerance": 1e-9, "damping": 1.0, "rho": 0.005},
     "samgif": {"rho": 0.02},
-    "lissa": {"steps": 10},
+    "lissa": {"steps": 10, "preconditioner": None},  # whose scale, by power iteration, is the same after a rotation
     "arnoldi": {"rank": 10, "steps": 30},
     "confidentlearning": {"folds": 4},
     "el2n": {"runs": 2},
