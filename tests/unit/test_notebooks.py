@@ -43,7 +43,9 @@ def test_it_runs_and_shows_the_kinds_of_results_that_are_stored(path: Path, tmp_
     for cell in fresh.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    NotebookClient(fresh, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(
+        fresh, timeout=1500, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
     for before, after in zip(stored.cells, fresh.cells, strict=True):
         if before.cell_type == "code":
             kinds = [[sorted(o.get("data", {})) or o.output_type for o in c.outputs] for c in (before, after)]

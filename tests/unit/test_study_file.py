@@ -215,7 +215,7 @@ def edit(folder, old, new):
         ("weight_decay = 1e-05", "weight_decay = inf", "weight_decay is inf"),
         ("class_names = [", "class_names = 3  # [", "'class_names' is 3"),
         ("class_names = [", 'class_names = ["x", ', "names 4 classes, but the model has 3 outputs"),
-        ('architecture = "mlp"', 'architecture = "mpl"', "no architecture 'mpl'. Known: cifar_resnet, mlp, small_cnn"),
+        ('architecture = "mlp"', 'architecture = "mpl"', "no architecture 'mpl'. Known: cifar_resnet.*mlp.*small_cnn"),
         ('architecture = "mlp"', 'archtecture = "mlp"', r"no key 'model\.archtecture'; possible here: architecture"),
         (
             'architecture = "mlp"',
