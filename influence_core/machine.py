@@ -12,6 +12,9 @@ from pathlib import Path
 CACHE = "INFLUENCE_CACHE"
 """Environment variable that names another folder for what is kept between runs."""
 
+CROWDED = 1.25
+"""Programs that want each processor, on the average of a minute, above which times are not those of a free machine."""
+
 _MEMORY = Path("/proc/meminfo")
 _LIMITS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
@@ -22,6 +25,14 @@ _LIMITS = (
 def machine_name() -> str:
     """The machine's name, in characters that a file name may have."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", platform.node()).strip("-.") or "machine"
+
+
+def busy() -> bool:
+    """Whether more programs want the processors than there are, so that threads wait for each other and times swell."""
+    try:
+        return os.getloadavg()[0] > CROWDED * (os.cpu_count() or 1)
+    except (AttributeError, OSError):  # a system that does not tell
+        return False
 
 
 def cache_folder() -> Path:

@@ -111,6 +111,8 @@ def _examined(
     broken = any(f.code.endswith("-not-finite") for f in found)
     calibration = calibrated(study, again) if calibrate and not broken else None
     next(steps)
+    if calibration is not None and calibration.disturbed:
+        facts["busy"] = True
     table = resources.costs(study, calibration, chosen)
     found += resources.check_resources(table, memory_mib, disk_mib)
     next(steps, None)

@@ -58,7 +58,7 @@ class Report:
         study: name of the study, or the path that could not be opened.
         findings: the worst first.
         facts: what was looked at and measured: sample sizes, accuracies, entropy of the outputs, mean and deviation of
-            the inputs; plain numbers and texts.
+            the inputs; plain numbers and texts. ``busy`` where other work made the predicted seconds too many.
         estimators: one row for each estimator: ``name``, ``what`` is asked, whether it ``runs``, what it ``lacks``,
             and ``seconds`` (of processor time, fit and call), ``memory_mib`` (beyond the study itself) and
             ``disk_mib`` (of ``Estimator.save``) as predicted, ``None`` where nobody knows.
@@ -121,7 +121,8 @@ class Report:
         lines += _wrapped("looked at: " + "; ".join(f"{name} {value}" for name, value in self.facts.items()), "  ")
         if len(self.estimators):
             lines += ["", *self._table().splitlines()]
-            lines += ["", f"predicted for {self.machine}; seconds of processor time, half or twice is near"]
+            near = "many times too many, as the machine is busy" if self.facts.get("busy") else "half or twice is near"
+            lines += ["", f"predicted for {self.machine}; seconds of processor time, {near}"]
         return "\n".join(lines)
 
     __repr__ = __str__

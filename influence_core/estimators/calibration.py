@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from influence_core.estimators.work import NUMBER, PRODUCT_BATCH, Work, paramete
 from influence_core.files import write_whole
 from influence_core.gradients import Samples, plain_attention, planned, select
 from influence_core.inputs import Bundle, moved, parts_of
-from influence_core.machine import cache_folder, machine_name
+from influence_core.machine import busy, cache_folder, machine_name
 from influence_core.models import private, structure_of
 from influence_core.progress import listen
 from influence_core.study import Study
@@ -56,6 +56,7 @@ class Calibration:
         plain_bytes: of a sample of a batch of a training.
         machine: its name.
         measured: when, in seconds since 1970.
+        disturbed: whether the machine was busy, so that the seconds are too many.
     """
 
     passes: MeasuredPass
@@ -64,6 +65,7 @@ class Calibration:
     plain_bytes: float
     machine: str
     measured: float
+    disturbed: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,9 @@ class Prediction:
 def calibrated(study: Study, again: bool = False) -> Calibration | None:
     """Time a few batches of a study, or read what was timed on this machine for its kind.
 
+    What a busy machine says is not kept: threads that wait for each other spin, which the processor's clock counts, up
+    to a hundred times what the work takes.
+
     Args:
         study: only read.
         again: time, whatever is kept.
@@ -96,11 +101,14 @@ def calibrated(study: Study, again: bool = False) -> Calibration | None:
         key, kept = _kind_of(study), _read(file)
         if not again and (found := _parsed(kept.get(key))) is not None:
             return found
+        disturbed = busy()
         with listen(lambda *_: None), torch.inference_mode(False):
             try:
                 found = _measured(study)
             except InvalidInput:  # the model mixes samples, say; the estimator's own refusal tells
                 return None
+        if disturbed:
+            return replace(found, disturbed=True)
         with suppress(OSError, InvalidInput):  # a cache that cannot be written is none
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, json.dumps({**_read(file), key: asdict(found)}, indent=1).encode())
@@ -178,8 +186,10 @@ def _read(file: Path) -> Mapping[str, Any]:
 def _parsed(facts: Any) -> Calibration | None:
     try:
         passes = {f.name: float(facts["passes"][f.name]) for f in fields(MeasuredPass)}
-        rest = {name: float(facts[name]) for name in ("sweep_bytes", "forward_bytes", "plain_bytes", "measured")}
-        return Calibration(MeasuredPass(**passes), machine=str(facts["machine"]), **rest)
+        sweep, forward, plain, measured = (
+            float(facts[name]) for name in ("sweep_bytes", "forward_bytes", "plain_bytes", "measured")
+        )
+        return Calibration(MeasuredPass(**passes), sweep, forward, plain, str(facts["machine"]), measured)
     except (KeyError, TypeError, ValueError):  # none, or of another version
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -171,6 +172,7 @@ def test_a_calibration_is_kept_under_the_machines_name(
     whole: ic.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("INFLUENCE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(calibration, "busy", lambda: False)
     first = calibration.calibrated(whole)
     file = cache_folder() / "calibration" / f"{machine_name()}.json"
     assert len(json.loads(file.read_text())) == 1
@@ -180,6 +182,20 @@ def test_a_calibration_is_kept_under_the_machines_name(
     monkeypatch.setattr(calibration, "_measured", lambda study: first)
     assert calibration.calibrated(whole) == first
     assert len(json.loads(file.read_text())) == 1
+
+
+def test_what_a_busy_machine_says_is_not_kept(whole: ic.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFLUENCE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("os.getloadavg", lambda: (1.3 * (os.cpu_count() or 1), 0.0, 0.0))
+    report = ic.doctor(whole, estimators=QUICK)
+    assert report.facts["busy"]
+    assert "many times too many, as the machine is busy" in str(report)
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr("os.getloadavg", lambda: (1.2 * (os.cpu_count() or 1), 0.0, 0.0))
+    report = ic.doctor(whole, estimators=QUICK)
+    assert "busy" not in report.facts
+    assert "half or twice is near" in str(report)
+    assert list((tmp_path / "cache" / "calibration").iterdir())
 
 
 def test_a_cache_that_cannot_be_written_is_none(
