@@ -20,6 +20,7 @@ OUTPUT_MATRICES = 256
 
 _MIB = 2**20
 _set: ContextVar[int | None] = ContextVar("influence_core_batch_size", default=None)
+_share: ContextVar[int] = ContextVar("influence_core_batch_share", default=1)
 
 
 @contextmanager
@@ -42,6 +43,20 @@ def batches_of(size: int) -> Iterator[None]:
         _set.reset(token)
 
 
+@contextmanager
+def halved() -> Iterator[None]:
+    """Every loop of the package takes batches of half the size, inside the ``with`` block: memory ran out.
+
+    Yields:
+        Nothing; the former size is back afterwards.
+    """
+    token = _share.set(2 * _share.get())
+    try:
+        yield
+    finally:
+        _share.reset(token)
+
+
 def samples_at_once(most: int = FORWARD) -> int:
     """Number of samples of a batch where nothing but a fixed limit counts.
 
@@ -51,7 +66,7 @@ def samples_at_once(most: int = FORWARD) -> int:
     Returns:
         The limit, or what ``batches_of`` says.
     """
-    return _set.get() or most
+    return max(1, (_set.get() or most) // _share.get())
 
 
 def id_batches(count: int, most: int = FORWARD) -> Iterator[Tensor]:
@@ -80,4 +95,5 @@ def batch_size_for(memory_mib: float, bytes_per_sample: float, samples: int, mos
         At least 1; or what ``batches_of`` says.
     """
     fitting = memory_mib * _MIB // max(bytes_per_sample, 1.0)
-    return _set.get() or int(max(1, min(most, max(samples, 1), fitting)))
+    whole = _set.get() or int(max(1, min(most, max(samples, 1), fitting)))
+    return max(1, whole // _share.get())

@@ -23,3 +23,7 @@ class StaleResult(InfluenceError, RuntimeError):
 
 class ReopenWarning(UserWarning):
     """A study was saved that nobody can open without bringing a part of it; the message says which, and the mend."""
+
+
+class DamageWarning(UserWarning):
+    """A stored file was cut short or changed; the message names it. Its numbers are not used, and are computed again."""

@@ -451,6 +451,18 @@ class Study:
         """
         if page not in PAGES:
             raise InvalidInput(f"the app has no page {page!r}; it has {', '.join(p or repr(p) for p in PAGES)}")
+        home, plugin = self.home()
+        return open_link(home, page, {name: str(value) for name, value in chosen.items()}, plugin)
+
+    def home(self) -> tuple[Path, Path | None]:
+        """Where another process can open this study; one that is in no file is saved into the user's cache.
+
+        Returns:
+            The ``.toml`` file, and the plugin that has to run first, if there is one.
+
+        Raises:
+            NotSupported: if no other process could open it, because its model or its loss is known to this one alone.
+        """
         with uninterrupted():
             from influence_core.study_schema import parse
 
@@ -463,10 +475,9 @@ class Study:
                     try:
                         self.save(home)
                     except ReopenWarning as error:
-                        raise NotSupported(f"the app cannot show the study: {error}") from error
+                        raise NotSupported(f"no other process can open the study: {error}") from error
         model = parse(home)[1].model
-        plugin = None if model.plugin is None else home.parent / model.plugin
-        return open_link(home, page, {name: str(value) for name, value in chosen.items()}, plugin)
+        return home, None if model.plugin is None else home.parent / model.plugin
 
     def _is_model(self, model: nn.Module) -> bool:
         """Whether a model with the weights of the study's is the same in all else that counts."""

@@ -1,0 +1,299 @@
+"""The store: a folder with the answers of requests and with fitted estimators, shared by everyone who asks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+
+from influence_core.errors import InfluenceError, InvalidInput, StaleResult
+from influence_core.machine import cache_folder
+from influence_core.scores import Scores
+from influence_core.store import catalogue
+from influence_core.store.catalogue import Damage, Entry
+from influence_core.store.claims import claimed
+from influence_core.store.compute import FITTED, compute, cut_name, cut_of, fitted, tidy
+from influence_core.store.place import Place, folder_at, set_aside
+from influence_core.store.request import Request
+from influence_core.store.result import RESULT, Result, joined, open_result, scores_of
+from influence_core.store.sealed import write_sealed
+
+STORE = "INFLUENCE_STORE"
+"""Environment variable that names another folder for the store."""
+
+BUDGET = 20 * 2**30
+"""Bytes that a store takes at most, unless it is told otherwise."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an answer is, by the files that are there.
+
+    Attributes:
+        done: shards that are finished.
+        total: shards in all.
+        state: "nothing", "fitting" (no shard yet), "shards" or "finished".
+        seconds_left: for the rest, by the shards that are finished and one process; ``None`` while there is none.
+    """
+
+    done: int
+    total: int
+    state: Literal["nothing", "fitting", "shards", "finished"]
+    seconds_left: float | None = None
+
+
+class Store:
+    """Answers that last: each is computed once, shard by shard, and found by whoever asks again.
+
+    Any number of processes and threads may use one folder. Whatever is killed, a shard that was finished is kept, and
+    one that was not is computed by the next who asks.
+
+    Args:
+        path: of the folder, made when something is written; by default ``$INFLUENCE_STORE``, or a folder in the user's
+            cache.
+        budget: bytes that it takes at most: once more is written, the answers that nobody has asked for longest are
+            removed; ``None`` for any size.
+        also: stores that are only read from, looked at after this one, such as results that came with a study.
+
+    Raises:
+        InvalidInput: if the budget is no number of bytes, or the path is a file.
+
+    Example:
+        >>> import tempfile
+        >>> import influence_core as ic
+        >>> store = ic.store.Store(tempfile.mkdtemp())
+        >>> request = ic.store.Request.of(ic.demo.digits(), "loss", "mislabel_scores")
+        >>> store.find(request) is None, store.compute(request).values.shape, store.progress(request).state
+        (True, torch.Size([1000]), 'finished')
+    """
+
+    def __init__(
+        self, path: str | Path | None = None, budget: float | None = BUDGET, also: tuple[Path, ...] = ()
+    ) -> None:
+        named = os.environ.get(STORE)
+        self.path = Path(path) if path is not None else Path(named) if named else cache_folder() / "store"
+        self.budget = budget
+        self.also = tuple(also)
+        if budget is not None and not budget > 0:
+            raise InvalidInput(f"the budget is {budget!r}; it is a number of bytes above 0, or None for any size")
+        if self.path.exists() and not self.path.is_dir():
+            raise InvalidInput(f"{self.path} is a file; a store is a folder: name another path")
+
+    def __repr__(self) -> str:
+        """Where it is."""
+        return f"Store({str(self.path)!r})"
+
+    def find(self, request: Request) -> Result | None:
+        """The answer, if it is there; nothing is computed.
+
+        Args:
+            request: the question.
+
+        Returns:
+            ``Scores`` whose values are mapped from the file, or a ``ParameterChange``; ``None`` where there is none.
+
+        Raises:
+            InvalidInput: if a file of it is damaged; the message names it. ``compute`` makes it again.
+            StaleResult: if somebody put the answer to another request in its place.
+        """
+        folder = self._finished(request)
+        if folder is None:
+            return None
+        with self._used(folder.parent):
+            return open_result(folder, request)
+
+    def compute(self, request: Request) -> Result:
+        """The answer: what is there, and what is missing computed now.
+
+        It goes on where others stopped, and shares the work with others who ask for the same now. Progress is reported
+        (``influence_core.progress``); a listener that raises ends it, and what is finished stays. Files that are
+        damaged are set aside with a ``DamageWarning``, and computed again.
+
+        Args:
+            request: the question.
+
+        Returns:
+            As from ``find``.
+
+        Raises:
+            InvalidInput: if a file cannot be written, for a full disk or a folder that is read only.
+        """
+        found = self._sound(request)
+        if found is not None:
+            return found
+        cut = cut_of(request)
+        place = Place(folder_at(self._work(request) / cut_name(cut)), request.key)
+        with self._used(self._work(request)), self._used(folder_at(self._fit(request).parent)):
+            self._describe(request)
+            compute(request, place, partial(fitted, request, self._fit(request)))
+            found = open_result(place.folder, request)
+        self.evict()
+        return found
+
+    def fitted(self, request: Request) -> bool:
+        """Whether the fitted estimator of a request is there."""
+        return (self._fit(request) / FITTED).is_file()
+
+    def progress(self, request: Request) -> Progress:
+        """How far the answer is.
+
+        Args:
+            request: the question.
+
+        Returns:
+            Shards done and in all.
+        """
+        shards = request.shards()
+        if self._finished(request) is not None:
+            return Progress(len(shards), len(shards), "finished", 0.0)
+        place = self._furthest(request)
+        if place is None:
+            return Progress(0, len(shards), "nothing")
+        done = [rows for rows in shards if place.has(rows)]
+        if not done:
+            return Progress(0, len(shards), "fitting")
+        return Progress(len(done), len(shards), "shards", self._seconds_left(place, done, shards))
+
+    def partial(self, request: Request) -> Scores | None:
+        """The scores of the training images that are finished so far.
+
+        Args:
+            request: the question; of scores.
+
+        Returns:
+            Scores whose ``train_ids`` are these images; ``None`` while there are none.
+        """
+        if request.what == "parameter_change":
+            return None
+        if self._finished(request) is not None:
+            found = self.find(request)
+            return found if isinstance(found, Scores) else None
+        place = self._furthest(request)
+        rows, shards = [], []
+        for one in request.shards() if place is not None else []:
+            assert place is not None
+            try:
+                shards.append(place.read(one))
+                rows.append(one)
+            except InfluenceError:  # not there yet; or damaged, which compute says and mends
+                continue
+        if not shards:
+            return None
+        ids = torch.cat([torch.arange(one.start, one.stop) for one in rows])
+        values = torch.cat([one.tensors["values"] for one in shards])
+        return scores_of(request, values, ids, joined(shards, rows))
+
+    def entries(self) -> list[Entry]:
+        """All that is stored, what was used last first."""
+        return catalogue.entries(self.path)
+
+    def to_frame(self) -> pd.DataFrame:
+        """All that is stored, a row each: key, study, title, state, bytes, used."""
+        return catalogue.to_frame(self.entries())
+
+    def usage(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.bytes for entry in self.entries())
+
+    def remove(self, *keys: str) -> list[Entry]:
+        """Remove answers or fitted estimators.
+
+        Args:
+            *keys: each the key, or the beginning of one that no other begins with.
+
+        Returns:
+            What was removed.
+
+        Raises:
+            InvalidInput: if there is no such key, several begin so, or somebody computes it just now.
+        """
+        return catalogue.remove(self.path, keys)
+
+    def verify(self) -> list[Damage]:
+        """Compare every file with its hash.
+
+        Returns:
+            What is damaged, a sentence for each file; empty where all is well.
+        """
+        return catalogue.verify(self.path)
+
+    def evict(self) -> list[Entry]:
+        """Remove what nobody has used for longest until the rest fits the budget; what is in use stays.
+
+        Returns:
+            What was removed.
+        """
+        return [] if self.budget is None else catalogue.evict(self.path, self.budget)
+
+    def _sound(self, request: Request) -> Result | None:
+        """The answer; a damaged one is set aside, where it is ours to change."""
+        while True:
+            folder = self._finished(request)
+            if folder is None:
+                return None
+            try:
+                return self.find(request)
+            except (InvalidInput, StaleResult) as error:
+                if not folder.is_relative_to(self.path):
+                    raise
+                set_aside(folder / RESULT, error)
+                tidy(folder)
+
+    def _work(self, request: Request) -> Path:
+        return self.path / "works" / request.key
+
+    def _fit(self, request: Request) -> Path:
+        cut = cut_of(request)
+        return self.path / "fits" / request.fit_key / f"threads{cut['threads']}-{cut['device']}-torch{cut['torch']}"
+
+    def _finished(self, request: Request) -> Path | None:
+        """The folder of a whole answer: with our number of threads, or else any."""
+        mine = cut_name(cut_of(request))
+        for root in (self.path, *self.also):
+            folders = sorted((root / "works" / request.key).glob(f"*/{RESULT}"), key=lambda p: p.parent.name != mine)
+            if folders:
+                return folders[0].parent
+        return None
+
+    def _furthest(self, request: Request) -> Place | None:
+        """The place with the most shards."""
+        places = [Place(path, request.key) for path in sorted(self._work(request).glob("rows*")) if path.is_dir()]
+        shards = request.shards()
+        return max(places, key=lambda place: sum(place.has(rows) for rows in shards), default=None)
+
+    def _seconds_left(self, place: Place, done: list[range], shards: list[range]) -> float | None:
+        try:
+            facts = [place.read(rows).facts for rows in done[-3:]]
+        except InfluenceError:
+            return None
+        images = sum(len(rows) for rows in done[-3:])
+        seconds = sum(one["meta"]["seconds"] for one in facts)
+        return float(seconds / images * sum(len(rows) for rows in shards if rows not in done))
+
+    def _describe(self, request: Request) -> None:
+        """Say in each folder what it is about."""
+        for folder, about, title in (
+            (self._work(request), request.about, request.title),
+            (self._fit(request).parent, request.about_fit, f"{request.estimator.title}: fit"),
+        ):
+            if not (folder / catalogue.ABOUT).is_file():
+                facts = {"title": title, "study_name": request.study.name, "about": about}
+                write_sealed(folder / catalogue.ABOUT, facts)
+
+    @contextmanager
+    def _used(self, folder: Path) -> Iterator[None]:
+        """Keep others from removing a folder meanwhile, and note that it was used."""
+        if not folder.is_relative_to(self.path) or not os.access(folder, os.W_OK):
+            yield
+            return
+        with claimed(folder / catalogue.IN_USE, shared=True):
+            os.utime(folder / catalogue.IN_USE)
+            yield
+
