@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor
 
+from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput, NotFitted, NotSupported
 from influence_core.estimators.answers import Answer, Changed, ParameterChange
 from influence_core.estimators.changes import DataChange, checked_ids, data_change
@@ -32,6 +33,7 @@ from influence_core.estimators.saved import Allowed, Fitted, read, write
 from influence_core.estimators.work import NUMBER, Work
 from influence_core.measure import Cost, measure
 from influence_core.parameters import check_numbers, check_types, plain
+from influence_core.pieces import parts
 from influence_core.scores import Coverage, Scale, ScoreKind, Scores
 from influence_core.study import Study
 
@@ -43,6 +45,14 @@ GIVES = {
     "parameter_change": "_parameter_change",
 }
 """Public method -> the private method that an estimator overrides to support it."""
+
+KINDS: dict[str, ScoreKind] = {
+    "influence": "influence",
+    "self_influence": "self_influence",
+    "mislabel_scores": "mislabel",
+    "label_influence": "label_influence",
+}
+"""Public method -> the kind of scores that it gives."""
 
 NEEDS = {"trajectory": "checkpoints", "validation": "a validation set"}
 """What ``needs`` may name -> what a person reads where a study has none."""
@@ -64,6 +74,9 @@ class Estimator(ABC):
         cost: in forward and backward passes of one sample.
         solves_each_query: whether every test image costs a solve over the training set, not a share of one sweep.
         reasons: public method -> why the theory does not give it.
+        by_rows: public methods whose score of a training image can be had without those of the others, once ``fit`` is
+            done: what ``part`` gives.
+        version: raised when the method's numbers change; results of another version are stale.
         scales: kind of scores -> "nats"; "rank only" where not named.
         exempt: check of ``ic.testing`` -> why the theory does not give what it asks for.
         learned: names of the attributes that ``fit`` sets; a file can set these and no others.
@@ -80,11 +93,15 @@ class Estimator(ABC):
     cost: ClassVar[str] = ""
     solves_each_query: ClassVar[bool] = False
     reasons: ClassVar[dict[str, str]] = {}
+    by_rows: ClassVar[frozenset[str]] = frozenset()
+    version: ClassVar[int] = 1
     scales: ClassVar[dict[str, Scale]] = {}
     exempt: ClassVar[dict[str, str]] = {}
     learned: ClassVar[tuple[str, ...]] = ()
     learned_classes: ClassVar[tuple[type, ...]] = ()
     former: ClassVar[dict[str, str]] = {}
+
+    _rows: ClassVar[range | None] = None  # of training images: set on the copy that answers ``part``
 
     def __new__(cls, *_: Any, **given: Any) -> Self:
         """Answer hyper-parameters of earlier versions with what to write instead.
@@ -211,7 +228,7 @@ class Estimator(ABC):
         fresh = copy.copy(self)
         for attribute in fresh._learned_names():
             delattr(fresh, attribute)
-        with measure() as cost:
+        with measure() as cost, parts("fit"):
             fresh._fit(study)
         fresh._belongs_to(study, cost)
         self.__dict__ = fresh.__dict__  # one assignment: no thread sees half of it
@@ -313,10 +330,7 @@ class Estimator(ABC):
             NotSupported: if the theory does not give it; the message names estimators that do.
             InvalidInput: if an id is out of range.
         """
-        asked = self._asked("influence")
-        size = len(asked.study_.test)
-        ids = torch.arange(size) if test is None else checked_ids(test, size, "test")
-        return asked._score("influence", lambda: asked._influence(ids), ids)
+        return self._asked("influence")._scores_of("influence", test)
 
     def self_influence(self) -> Scores:
         """Effect of each training image on its own loss.
@@ -327,8 +341,7 @@ class Estimator(ABC):
         Raises:
             NotSupported: if the theory does not give it.
         """
-        asked = self._asked("self_influence")
-        return asked._score("self_influence", asked._self_influence)
+        return self._asked("self_influence")._scores_of("self_influence")
 
     def mislabel_scores(self) -> Scores:
         """Suspicion that a training image is mislabelled.
@@ -339,8 +352,7 @@ class Estimator(ABC):
         Raises:
             NotSupported: if the theory does not give it.
         """
-        asked = self._asked("mislabel_scores")
-        return asked._score("mislabel", asked._mislabel_scores)
+        return self._asked("mislabel_scores")._scores_of("mislabel_scores")
 
     def label_influence(self) -> Scores:
         """How well each label would suit each training image.
@@ -351,8 +363,39 @@ class Estimator(ABC):
         Raises:
             NotSupported: if the theory does not give it.
         """
-        asked = self._asked("label_influence")
-        return asked._score("label_influence", asked._label_influence)
+        return self._asked("label_influence")._scores_of("label_influence")
+
+    def part(self, what: str, rows: range, test: int | Sequence[int] | Tensor | None = None) -> Scores:
+        """The scores of some training images alone: rows of what the public method gives, to rounding.
+
+        Solves and N stay those of the whole training set; the last pass over it, or what was learned of each of its
+        images, is cut. Parts that do not overlap can so be computed anywhere, and put together.
+
+        Args:
+            what: public method, of ``by_rows``.
+            rows: the training images, from the first to before the last: ``range(0, 1000)``.
+            test: ids of test images, for "influence"; all of them by default.
+
+        Returns:
+            Scores [n, M], [n, K] or [n], whose ``train_ids`` are the rows.
+
+        Raises:
+            NotFitted: before ``fit``.
+            NotSupported: if the method has no such parts, or the theory does not give it.
+            InvalidInput: if rows or ids are out of range, or test ids are given where there are no test images.
+        """
+        self._check_given(what)
+        asked = self._asked(what)
+        if what not in self.by_rows:
+            others = ", ".join(sorted(self.by_rows)) or "nothing"
+            raise NotSupported(f"{self.title} gives {what} of the whole training set alone; by rows it gives {others}")
+        size = len(asked.study_.train)
+        if not isinstance(rows, range) or rows.step != 1 or not 0 <= rows.start < rows.stop <= size:
+            raise InvalidInput(f"rows is {rows!r}; give training images one after the other, of range(0, {size})")
+        if test is not None and what != "influence":
+            raise InvalidInput(f"test is {test!r}, but {what} is about no test image: leave it out")
+        vars(asked)["_rows"] = rows
+        return asked._scores_of(what, test)
 
     def parameter_change(
         self,
@@ -384,7 +427,7 @@ class Estimator(ABC):
         asked = self._asked("parameter_change")
         study = asked.study_
         change = data_change(study.train, study.classes, remove, relabel, weight)
-        with measure() as cost:
+        with measure() as cost, parts("parameter_change"):
             found = asked._parameter_change(change)
         answer = found if isinstance(found, Changed) else Changed(found)
         what = {
@@ -394,6 +437,22 @@ class Estimator(ABC):
         }
         meta = asked._meta(cost, what | dict(answer.facts))
         return ParameterChange({name: delta.detach() for name, delta in answer.change.items()}, meta)
+
+    @property
+    def _scored(self) -> LabelledDataset:
+        """The training images whose scores are asked for: all, or the rows of ``part``."""
+        train = self.study_.train
+        return train if self._rows is None else train.subset(self._scored_ids)
+
+    @property
+    def _scored_ids(self) -> Tensor:
+        """Their ids, int64."""
+        rows = self._rows or range(len(self.study_.train))
+        return torch.arange(rows.start, rows.stop)
+
+    def _of_scored(self, learned: Tensor) -> Tensor:
+        """Their rows of what was learned of all training images, [N, ...]; a view."""
+        return learned if self._rows is None else learned[self._rows.start : self._rows.stop]
 
     @abstractmethod
     def _fit(self, study: Study) -> None:
@@ -509,17 +568,22 @@ class Estimator(ABC):
             f"{self.title} gives no {public.replace('_', ' ')}: {reason}. Estimators that do: {others}."
         )
 
-    def _score(self, kind: ScoreKind, work: Callable[[], Tensor | Answer], test_ids: Tensor | None = None) -> Scores:
-        study = self.study_
-        with measure() as cost:
-            found = work()
+    def _scores_of(self, what: str, test: int | Sequence[int] | Tensor | None = None) -> Scores:
+        """What a public method answers, on the copy that ``_asked`` made."""
+        study, kind, ids = self.study_, KINDS[what], None
+        work: Callable[..., Tensor | Answer] = getattr(self, GIVES[what])
+        if kind == "influence":
+            size = len(study.test)
+            ids = torch.arange(size) if test is None else checked_ids(test, size, "test")
+        with measure() as cost, parts(what):
+            found = work() if ids is None else work(ids)
         answer = found if isinstance(found, Answer) else Answer(found)
         return Scores(
             values=answer.values.detach().cpu(),
-            train_ids=torch.arange(len(study.train)),
+            train_ids=self._scored_ids,
             kind=kind,
             scale=self.scales.get(kind, "rank only"),
-            test_ids=test_ids,
+            test_ids=ids,
             coverage=self._coverage(),
             meta=self._meta(cost, answer.facts),
             train=study.train,

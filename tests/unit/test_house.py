@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 HOUSE = "influence_core"
 
 FLOORS = (
-    "errors machine serving inputs parameters threads imports files known_code identity progress measure statistics "
-    "batches losses pictures trust _torchvision data models gradients",
+    "errors machine serving inputs parameters threads imports files known_code identity progress pieces measure "
+    "statistics batches losses pictures trust _torchvision data models gradients",
     "training curvature scores",
     "study_schema study_data study_data_read study_file study_checks study_general",
     "study",
