@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from influence_core.errors import InfluenceError, InvalidInput, StaleResult
 from influence_core.machine import cache_folder
 from influence_core.scores import Scores
 from influence_core.store import catalogue
-from influence_core.store.catalogue import Damage, Entry
+from influence_core.store.catalogue import ABOUT, IN_USE, Damage, Entry
 from influence_core.store.claims import claimed
 from influence_core.store.compute import FITTED, compute, cut_name, cut_of, fitted, tidy
-from influence_core.store.place import Place, folder_at, set_aside
+from influence_core.store.place import LOOK, Place, folder_at, set_aside
 from influence_core.store.request import Request
 from influence_core.store.result import RESULT, Result, joined, open_result, scores_of
 from influence_core.store.sealed import write_sealed
@@ -107,7 +108,7 @@ class Store:
         if folder is None:
             return None
         with self._used(folder.parent):
-            return open_result(folder, request)
+            return open_result(folder, request) if (folder / RESULT).is_file() else None
 
     def compute(self, request: Request) -> Result:
         """The answer: what is there, and what is missing computed now.
@@ -128,11 +129,11 @@ class Store:
         found = self._sound(request)
         if found is not None:
             return found
-        cut = cut_of(request)
-        place = Place(folder_at(self._work(request) / cut_name(cut)), request.key)
-        with self._used(self._work(request)), self._used(folder_at(self._fit(request).parent)):
+        work, fit = self._work(request), self._fit(request)
+        with self._used(work), self._used(fit.parent):
             self._describe(request)
-            compute(request, place, partial(fitted, request, self._fit(request)))
+            place = Place(folder_at(work / cut_name(cut_of(request))), request.key)
+            compute(request, place, partial(fitted, request, fit))
             found = open_result(place.folder, request)
         self.evict()
         return found
@@ -283,17 +284,20 @@ class Store:
             (self._work(request), request.about, request.title),
             (self._fit(request).parent, request.about_fit, f"{request.estimator.title}: fit"),
         ):
-            if not (folder / catalogue.ABOUT).is_file():
+            if not (folder / ABOUT).is_file():
                 facts = {"title": title, "study_name": request.study.name, "about": about}
-                write_sealed(folder / catalogue.ABOUT, facts)
+                write_sealed(folder / ABOUT, facts)
 
     @contextmanager
     def _used(self, folder: Path) -> Iterator[None]:
         """Keep others from removing a folder meanwhile, and note that it was used."""
-        if not folder.is_relative_to(self.path) or not os.access(folder, os.W_OK):
+        if not folder.is_relative_to(self.path) or (folder.exists() and not os.access(folder, os.W_OK)):
             yield
             return
-        with claimed(folder / catalogue.IN_USE, shared=True):
-            os.utime(folder / catalogue.IN_USE)
-            yield
-
+        while True:
+            with claimed(folder_at(folder) / IN_USE, shared=True) as got:
+                if got:
+                    os.utime(folder / IN_USE)
+                    yield
+                    return
+            time.sleep(LOOK)  # somebody removes it just now
