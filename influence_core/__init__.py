@@ -36,7 +36,7 @@ from influence_core.study import Study
 from influence_core.threads import uninterrupted
 
 if TYPE_CHECKING:
-    from influence_core import figures
+    from influence_core import figures, jobs
 
 __version__ = "0.1.0"
 
@@ -60,6 +60,7 @@ __all__ = [
     "evaluation",
     "figures",
     "gradients",
+    "jobs",
     "losses",
     "models",
     "pictures",
@@ -70,8 +71,8 @@ __all__ = [
     "training",
 ]
 
-_LATE = frozenset({"figures"})
-"""What is imported once it is used: Plotly takes a while, and much of the work needs no figure."""
+_LATE = frozenset({"figures", "jobs"})
+"""What is imported once it is used: Plotly and SQLite take a while, and much of the work needs neither."""
 
 
 def __getattr__(name: str) -> ModuleType:
