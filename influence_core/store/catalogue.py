@@ -23,7 +23,8 @@ from influence_core.store.sealed import read_sealed
 
 ABOUT, IN_USE = "about.json", "in-use"
 
-_KINDS: dict[str, Literal["answer", "fit"]] = {"works": "answer", "fits": "fit"}
+_ROOMS: dict[str, tuple[Literal["answer", "fit"], str]] = {"works": ("answer", "*/*"), "fits": ("fit", "*")}
+"""Folder -> what is in it, and where in it."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def entries(root: Path) -> list[Entry]:
     """All that a store holds, what was used last first."""
     found = [
         _entry(folder, kind)
-        for room, kind in _KINDS.items()
-        for folder in sorted((root / room).glob("*"))
+        for room, (kind, pattern) in _ROOMS.items()
+        for folder in sorted((root / room).glob(pattern))
         if folder.is_dir()
     ]
     return sorted((one for one in found if one is not None), key=lambda one: one.used, reverse=True)

@@ -146,6 +146,11 @@ class Request:
         """Name of the answer: 32 hexadecimal digits, the same in every process."""
         return _key(self.about)
 
+    @cached_property
+    def family(self) -> str:
+        """Name of all answers that are about other test images and the same in all else."""
+        return _key({**self.about, "test": None})
+
     @property
     def title(self) -> str:
         """What is asked, for a person."""
