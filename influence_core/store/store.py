@@ -98,8 +98,8 @@ class Store:
             request: the question.
 
         Returns:
-            ``Scores`` whose values are mapped from the file, or a ``ParameterChange``; ``None`` where there is none. The
-            influence on some test images is found among that on more of them.
+            ``Scores`` whose values are mapped from the file, or a ``ParameterChange``; ``None`` where there is none.
+            The influence on some test images is found among that on more of them.
 
         Raises:
             InvalidInput: if a file of it is damaged; the message names it. ``compute`` makes it again.
