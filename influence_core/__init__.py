@@ -16,12 +16,22 @@ from influence_core import (
     models,
     pictures,
     progress,
+    store,
     testing,
     training,
 )
 from influence_core.doctor import doctor
-from influence_core.errors import InfluenceError, InvalidInput, NotFitted, NotSupported, ReopenWarning, StaleResult
+from influence_core.errors import (
+    DamageWarning,
+    InfluenceError,
+    InvalidInput,
+    NotFitted,
+    NotSupported,
+    ReopenWarning,
+    StaleResult,
+)
 from influence_core.scores import Coverage, Scores
+from influence_core.store import run
 from influence_core.study import Study
 from influence_core.threads import uninterrupted
 
@@ -32,6 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Coverage",
+    "DamageWarning",
     "InfluenceError",
     "InvalidInput",
     "NotFitted",
@@ -54,6 +65,8 @@ __all__ = [
     "models",
     "pictures",
     "progress",
+    "run",
+    "store",
     "testing",
     "training",
 ]

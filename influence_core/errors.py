@@ -26,4 +26,4 @@ class ReopenWarning(UserWarning):
 
 
 class DamageWarning(UserWarning):
-    """A stored file was cut short or changed; the message names it. Its numbers are not used, and are computed again."""
+    """A stored file was cut short or changed; the message names it. Its numbers are not used, but computed again."""

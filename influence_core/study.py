@@ -464,7 +464,7 @@ class Study:
             NotSupported: if no other process could open it, because its model or its loss is known to this one alone.
         """
         with uninterrupted():
-            from influence_core.study_schema import parse
+            from influence_core.study_schema import CUSTOM, parse
 
         home, known = self._home, self._fingerprint or self._expected
         if home is None or not home.is_file() or parse(home)[1].fingerprint not in (None, known):
@@ -476,7 +476,15 @@ class Study:
                         self.save(home)
                     except ReopenWarning as error:
                         raise NotSupported(f"no other process can open the study: {error}") from error
-        model = parse(home)[1].model
+        file = parse(home)[1]
+        if file.model.architecture == CUSTOM or file.loss != "cross_entropy":
+            which = "model" if file.model.architecture == CUSTOM else "loss"
+            raise NotSupported(
+                f"no other process can open the study {self.name!r}: its {which} is known to this one alone. For a "
+                "model, put its class into a file, decorated with @ic.models.register(name), and save with "
+                "study.save(path, plugin='file.py')"
+            )
+        model = file.model
         return home, None if model.plugin is None else home.parent / model.plugin
 
     def _is_model(self, model: nn.Module) -> bool:

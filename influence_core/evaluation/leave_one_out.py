@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from influence_core.evaluation.retraining import Retrain, chosen_ids, retrained_losses
+from influence_core.pieces import parts
 from influence_core.progress import track
 from influence_core.scores import Scores
 from influence_core.study import Study
@@ -43,11 +44,12 @@ def leave_one_out(
     test = chosen_ids(test_ids, len(study.test), "test")
     everything = torch.arange(len(study.train))
     begun = time.perf_counter()
-    before = retrained_losses(study, retrain, everything, test, seeds)
-    rows = [
-        retrained_losses(study, retrain, everything[everything != i], test, seeds) - before
-        for i in track(left_out.tolist(), "leave-one-out: retraining")
-    ]
+    with parts("everything"):
+        before = retrained_losses(study, retrain, everything, test, seeds)
+    rows = []
+    for number, i in enumerate(track(left_out.tolist(), "leave-one-out: retraining")):
+        with parts(f"{number}-without-{i}"):
+            rows.append(retrained_losses(study, retrain, everything[everything != i], test, seeds) - before)
     return Scores(
         values=torch.stack(rows),
         train_ids=left_out,

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from influence_core.errors import InvalidInput, StaleResult
 from influence_core.models import check_finite, dataset_losses, load_tensors, read_facts, save_tensors
+from influence_core.pieces import parts, piece
 from influence_core.progress import track
 from influence_core.study import Study
 
@@ -165,16 +167,16 @@ def retrain_subsets(
         )
     test_ids = chosen_ids(test, len(study.test), "test")
     begun = time.perf_counter()
-    losses = [
-        retrained_losses(study, retrain, mask.nonzero().flatten(), test_ids, seeds)
-        for mask in track(list(masks), "retraining on subsets")
-    ]
+    losses = []
+    for number, mask in enumerate(track(list(masks), "retraining on subsets")):
+        with parts(f"subset-{number}"):
+            losses.append(retrained_losses(study, retrain, mask.nonzero().flatten(), test_ids, seeds))
     meta = {"seeds": list(seeds), "seconds": time.perf_counter() - begun}
     return Retrained(masks.clone(), torch.stack(losses), test_ids, study.fingerprint, meta)
 
 
 def retrained_losses(study: Study, retrain: Retrain, kept: Tensor, test_ids: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Losses of test images after training on some of the training images.
+    """Losses of test images after training on some of the training images; the model of each seed is a piece.
 
     Args:
         study: whose training images and recipe are used.
@@ -192,9 +194,13 @@ def retrained_losses(study: Study, retrain: Retrain, kept: Tensor, test_ids: Ten
     if not len(seeds):
         raise InvalidInput("seeds is empty; one model is trained for each, so give at least one, such as (0,)")
     total = torch.zeros(len(test_ids), dtype=torch.float64)
-    for seed in seeds:
+
+    def losses(seed: int) -> dict[str, Tensor]:
         model = retrain(study, kept, seed).eval()
-        total += dataset_losses(model, study.loss, study.test, test_ids).double()
+        return {"losses": dataset_losses(model, study.loss, study.test, test_ids).double()}
+
+    for number, seed in enumerate(seeds):
+        total += piece(f"model-{number}-seed-{seed}", partial(losses, seed))["losses"]
     return total / len(seeds)
 
 

@@ -17,12 +17,14 @@ from influence_core.models import load_tensors
 from influence_core.store.claims import claimed
 from influence_core.store.compute import FITTED
 from influence_core.store.place import files_below
-from influence_core.store.result import RESULT, forget_verified, verify as verify_result
+from influence_core.store.result import RESULT, forget_verified
+from influence_core.store.result import verify as verify_result
 from influence_core.store.sealed import read_sealed
 
 ABOUT, IN_USE = "about.json", "in-use"
 
-_KINDS: dict[str, Literal["answer", "fit"]] = {"works": "answer", "fits": "fit"}
+_ROOMS: dict[str, tuple[Literal["answer", "fit"], str]] = {"works": ("answer", "*/*"), "fits": ("fit", "*")}
+"""Folder -> what is in it, and where in it."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ def entries(root: Path) -> list[Entry]:
     """All that a store holds, what was used last first."""
     found = [
         _entry(folder, kind)
-        for room, kind in _KINDS.items()
-        for folder in sorted((root / room).glob("*"))
+        for room, (kind, pattern) in _ROOMS.items()
+        for folder in sorted((root / room).glob(pattern))
         if folder.is_dir()
     ]
     return sorted((one for one in found if one is not None), key=lambda one: one.used, reverse=True)
@@ -88,7 +90,9 @@ def remove(root: Path, keys: Sequence[str]) -> list[Entry]:
         hits = [one for one in there if key and one.key.startswith(key)]
         if len({one.key for one in hits}) != 1:
             what = f"{len(hits)} results begin" if hits else "no result begins"
-            raise InvalidInput(f"{what} with {key!r} in {root}: take more digits of a key that 'influence store ls' shows")
+            raise InvalidInput(
+                f"{what} with {key!r} in {root}: take more digits of a key that 'influence store ls' shows"
+            )
         chosen += hits
     for one in chosen:
         if not _remove(one):
@@ -152,15 +156,12 @@ def _entry(folder: Path, kind: Literal["answer", "fit"]) -> Entry | None:
 
 def _remove(entry: Entry) -> bool:
     """Remove an entry, unless somebody uses it just now."""
-    with contextlib.suppress(FileNotFoundError):
-        with claimed(entry.path / IN_USE) as mine:
-            if not mine:
-                return False
-            # result.json first: what is left of a removal that was broken off is no answer
-            for path in sorted(files_below(entry.path), key=lambda path: path.name != RESULT):
-                if path.name != IN_USE:
-                    path.unlink(missing_ok=True)
-            shutil.rmtree(entry.path, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError), claimed(entry.path / IN_USE) as mine:
+        if not mine:
+            return False
+        # result.json first: what is left of a removal that was broken off is no answer
+        for path in sorted(files_below(entry.path), key=lambda path: path.name != RESULT):
+            if path.name != IN_USE:
+                path.unlink(missing_ok=True)
+        shutil.rmtree(entry.path, ignore_errors=True)
     return True
-
-

@@ -10,11 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -36,13 +32,16 @@ def claimed(path: Path, shared: bool = False) -> Iterator[bool]:
             got = False  # removed meanwhile: a lock on a file that has no name any more says nothing
         yield got
     finally:
-        if got and fcntl is not None:  # said, for a child process that was forked meanwhile holds the file as well
+        if (
+            got and (fcntl := _fcntl()) is not None
+        ):  # said, for a child process that was forked meanwhile holds the file as well
             with contextlib.suppress(OSError):
                 fcntl.flock(opened, fcntl.LOCK_UN)
         os.close(opened)
 
 
 def _lock(opened: int, shared: bool) -> bool:
+    fcntl = _fcntl()
     if fcntl is None:
         return True
     try:
@@ -61,3 +60,12 @@ def _same(opened: int, path: Path) -> bool:
         return False
     mine = os.fstat(opened)
     return (mine.st_ino, mine.st_dev) == (there.st_ino, there.st_dev)
+
+
+def _fcntl() -> Any:
+    """The module with the locks; ``None`` on Windows."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    return fcntl

@@ -147,7 +147,9 @@ def _shard(request: Request, place: Place, estimator: Estimator, rows: range) ->
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    log.warning("%s: memory ran out; images %d to %d are tried with half the batch", request.title, rows.start, rows.stop - 1)
+    log.warning(
+        "%s: memory ran out; images %d to %d are tried with half the batch", request.title, rows.start, rows.stop - 1
+    )
     with halved():
         return _computed(request, place, estimator, rows, True)
 
@@ -211,5 +213,3 @@ def _out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)
-
-

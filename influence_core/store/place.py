@@ -106,7 +106,10 @@ class Place:
         save_tensors(self.path(rows), shard.tensors, {"shard": json.dumps(facts)})
 
     def read(self, rows: range) -> Shard:
-        """A finished shard.
+        """Read a finished shard.
+
+        Returns:
+            The shard.
 
         Raises:
             InvalidInput: if the file is missing or damaged.

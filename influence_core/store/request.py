@@ -93,7 +93,9 @@ class Request:
         if missing:
             raise NotSupported(f"{asked.title} needs {' and '.join(missing)}; the study {study.name!r} has none")
         check_identified(study.unidentified, f"what {asked.title} says of it")
-        given = {name: value for name, value in zip(_CHANGES, (remove, relabel, weight), strict=True) if value is not None}
+        given = {
+            name: value for name, value in zip(_CHANGES, (remove, relabel, weight), strict=True) if value is not None
+        }
         if given and what != "parameter_change":
             raise InvalidInput(f"{' and '.join(given)} belong to 'parameter_change'; {what!r} was asked for")
         if test is not None and what != "influence":
@@ -143,6 +145,11 @@ class Request:
     def key(self) -> str:
         """Name of the answer: 32 hexadecimal digits, the same in every process."""
         return _key(self.about)
+
+    @cached_property
+    def family(self) -> str:
+        """Name of all answers that are about other test images and the same in all else."""
+        return _key({**self.about, "test": None})
 
     @property
     def title(self) -> str:
@@ -194,28 +201,32 @@ class Request:
             InvalidInput: if the estimator is not known here, or this is no spec.
         """
         try:
-            if spec["study"] != study.fingerprint:
-                raise StaleResult(
-                    f"this was asked of another study (fingerprint {spec['study'][:12]}, {study.name!r} has "
-                    f"{study.fingerprint[:12]}): ask again"
-                )
-            known = {one.name: one for one in all_estimators()}
-            if spec["estimator"] not in known:
-                raise InvalidInput(f"the estimator {spec['estimator']!r} is not known here: load its plugin first")
-            kind = known[spec["estimator"]]
-            tensors = {name: _tensor(text) for name, text in spec["data"].items()}
-            reader = Reader(study, tensors, kind._allowed().classes)
-            estimator = kind(**{name: reader.decode(value) for name, value in spec["parameters"].items()})
-            test = None if spec["test"] is None else tuple(spec["test"])
-            found = cls(study, estimator, spec["what"], test, dict(spec["change"]))
-            wanted = _key({name: value for name, value in spec.items() if name != "data"})
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            if isinstance(error, InvalidInput):
-                raise
+            found, wanted = cls._made_again(study, spec)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise InvalidInput(f"this describes no request of this version: {error!r}") from error
         if found.key != wanted:
-            raise StaleResult(f"{found.title}: the estimator's code or version is another one than when it was asked for")
+            raise StaleResult(
+                f"{found.title}: the estimator's code or version is another one than when it was asked for"
+            )
         return found
+
+    @classmethod
+    def _made_again(cls, study: Study, spec: Mapping[str, Any]) -> tuple[Request, str]:
+        if spec["study"] != study.fingerprint:
+            raise StaleResult(
+                f"this was asked of another study (fingerprint {spec['study'][:12]}, {study.name!r} has "
+                f"{study.fingerprint[:12]}): ask again"
+            )
+        known = {one.name: one for one in all_estimators()}
+        if spec["estimator"] not in known:
+            raise InvalidInput(f"the estimator {spec['estimator']!r} is not known here: load its plugin first")
+        kind = known[spec["estimator"]]
+        tensors = {name: _tensor(text) for name, text in spec["data"].items()}
+        reader = Reader(study, tensors, kind._allowed().classes)
+        estimator = kind(**{name: reader.decode(value) for name, value in spec["parameters"].items()})
+        test = None if spec["test"] is None else tuple(spec["test"])
+        found = cls(study, estimator, spec["what"], test, dict(spec["change"]))
+        return found, _key({name: value for name, value in spec.items() if name != "data"})
 
     def arguments(self) -> dict[str, Any]:
         """What the public method is called with."""
@@ -268,7 +279,11 @@ def _hash(tensor: Tensor) -> str:
 
 def _text(tensor: Tensor) -> list[Any]:
     flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return [str(tensor.dtype).removeprefix("torch."), list(tensor.shape), base64.b64encode(flat.numpy().tobytes()).decode()]
+    return [
+        str(tensor.dtype).removeprefix("torch."),
+        list(tensor.shape),
+        base64.b64encode(flat.numpy().tobytes()).decode(),
+    ]
 
 
 def _tensor(text: Sequence[Any]) -> Tensor:

@@ -210,7 +210,7 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if total < count * size:
         raise InvalidInput(f"{path} was cut short.")
     storage = torch.UntypedStorage.from_file(str(path), False, total)
-    flat = torch.empty(0, dtype=dtype).set_(storage, (total - count * size) // size, (count,), (1,))  # type: ignore[call-overload]
+    flat = torch.empty(0, dtype=dtype).set_(storage, (total - count * size) // size, (count,), (1,))  # type: ignore[arg-type]
     if len(shape) == 1:
         return flat
     return flat.view(shape[1], shape[0]).T
@@ -220,4 +220,16 @@ def _hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
     return {name: sha256_of(folder / name) for name in names}
 
 
-__all__ = ["CHANGE", "RESULT", "TOP", "VALUES", "Result", "assemble", "forget_verified", "joined", "open_result", "scores_of", "verify"]
+__all__ = [
+    "CHANGE",
+    "RESULT",
+    "TOP",
+    "VALUES",
+    "Result",
+    "assemble",
+    "forget_verified",
+    "joined",
+    "open_result",
+    "scores_of",
+    "verify",
+]

@@ -43,10 +43,12 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > _MOST:
-            raise ValueError("too large")
+            raise InvalidInput(f"{path} is too large for a file of the store: remove it")
         whole = json.loads(path.read_bytes())
         facts = whole["facts"]
         right = whole["sha256"] == hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    except InvalidInput:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidInput(f"{path} is no file of the store, or was cut short ({error}): remove it") from error
     if not right or not isinstance(facts, dict):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,13 +18,13 @@ from influence_core.errors import InfluenceError, InvalidInput, StaleResult
 from influence_core.machine import cache_folder
 from influence_core.scores import Scores
 from influence_core.store import catalogue
-from influence_core.store.catalogue import Damage, Entry
+from influence_core.store.catalogue import ABOUT, IN_USE, Damage, Entry
 from influence_core.store.claims import claimed
 from influence_core.store.compute import FITTED, compute, cut_name, cut_of, fitted, tidy
-from influence_core.store.place import Place, folder_at, set_aside
+from influence_core.store.place import LOOK, Place, folder_at, set_aside
 from influence_core.store.request import Request
 from influence_core.store.result import RESULT, Result, joined, open_result, scores_of
-from influence_core.store.sealed import write_sealed
+from influence_core.store.sealed import read_sealed, write_sealed
 
 STORE = "INFLUENCE_STORE"
 """Environment variable that names another folder for the store."""
@@ -98,6 +99,7 @@ class Store:
 
         Returns:
             ``Scores`` whose values are mapped from the file, or a ``ParameterChange``; ``None`` where there is none.
+            The influence on some test images is found among that on more of them.
 
         Raises:
             InvalidInput: if a file of it is damaged; the message names it. ``compute`` makes it again.
@@ -105,9 +107,9 @@ class Store:
         """
         folder = self._finished(request)
         if folder is None:
-            return None
+            return self._among_others(request)
         with self._used(folder.parent):
-            return open_result(folder, request)
+            return open_result(folder, request) if (folder / RESULT).is_file() else None
 
     def compute(self, request: Request) -> Result:
         """The answer: what is there, and what is missing computed now.
@@ -128,11 +130,11 @@ class Store:
         found = self._sound(request)
         if found is not None:
             return found
-        cut = cut_of(request)
-        place = Place(folder_at(self._work(request) / cut_name(cut)), request.key)
-        with self._used(self._work(request)), self._used(folder_at(self._fit(request).parent)):
+        work, fit = self._work(request), self._fit(request)
+        with self._used(work), self._used(fit.parent):
             self._describe(request)
-            compute(request, place, partial(fitted, request, self._fit(request)))
+            place = Place(folder_at(work / cut_name(cut_of(request))), request.key)
+            compute(request, place, partial(fitted, request, fit))
             found = open_result(place.folder, request)
         self.evict()
         return found
@@ -236,18 +238,18 @@ class Store:
         """The answer; a damaged one is set aside, where it is ours to change."""
         while True:
             folder = self._finished(request)
-            if folder is None:
-                return None
             try:
+                if folder is None:
+                    return self._among_others(request)
                 return self.find(request)
             except (InvalidInput, StaleResult) as error:
-                if not folder.is_relative_to(self.path):
+                if folder is None or not folder.is_relative_to(self.path):
                     raise
                 set_aside(folder / RESULT, error)
                 tidy(folder)
 
     def _work(self, request: Request) -> Path:
-        return self.path / "works" / request.key
+        return self.path / "works" / request.family / request.key
 
     def _fit(self, request: Request) -> Path:
         cut = cut_of(request)
@@ -257,9 +259,25 @@ class Store:
         """The folder of a whole answer: with our number of threads, or else any."""
         mine = cut_name(cut_of(request))
         for root in (self.path, *self.also):
-            folders = sorted((root / "works" / request.key).glob(f"*/{RESULT}"), key=lambda p: p.parent.name != mine)
+            folders = sorted(
+                (root / "works" / request.family / request.key).glob(f"*/{RESULT}"), key=lambda p: p.parent.name != mine
+            )
             if folders:
                 return folders[0].parent
+        return None
+
+    def _among_others(self, request: Request) -> Scores | None:
+        """The columns of an answer about more test images; one that is damaged is passed over."""
+        if request.test is None:
+            return None
+        for root in (self.path, *self.also):
+            for path in sorted((root / "works" / request.family).glob(f"*/*/{RESULT}")):
+                with suppress(InvalidInput, StaleResult), self._used(path.parent.parent):
+                    wanted = set(request.test)
+                    there = read_sealed(path.parent.parent / ABOUT)["about"]["test"]
+                    if wanted <= set(there):
+                        other = Request(request.study, request.estimator, request.what, tuple(there))
+                        return _columns(open_result(path.parent, other), request.test)
         return None
 
     def _furthest(self, request: Request) -> Place | None:
@@ -283,17 +301,32 @@ class Store:
             (self._work(request), request.about, request.title),
             (self._fit(request).parent, request.about_fit, f"{request.estimator.title}: fit"),
         ):
-            if not (folder / catalogue.ABOUT).is_file():
+            if not (folder / ABOUT).is_file():
                 facts = {"title": title, "study_name": request.study.name, "about": about}
-                write_sealed(folder / catalogue.ABOUT, facts)
+                write_sealed(folder / ABOUT, facts)
 
     @contextmanager
     def _used(self, folder: Path) -> Iterator[None]:
         """Keep others from removing a folder meanwhile, and note that it was used."""
-        if not folder.is_relative_to(self.path) or not os.access(folder, os.W_OK):
+        if not folder.is_relative_to(self.path) or (folder.exists() and not os.access(folder, os.W_OK)):
             yield
             return
-        with claimed(folder / catalogue.IN_USE, shared=True):
-            os.utime(folder / catalogue.IN_USE)
-            yield
+        while True:
+            with claimed(folder_at(folder) / IN_USE, shared=True) as got:
+                if got:
+                    os.utime(folder / IN_USE)
+                    yield
+                    return
+            time.sleep(LOOK)  # somebody removes it just now
 
+
+def _columns(found: Result, test: tuple[int, ...]) -> Scores:
+    """The scores of some test images."""
+    assert isinstance(found, Scores)
+    assert found.test_ids is not None
+    ids = found.test_ids.tolist()
+    places = [ids.index(one) for one in test]
+    first, count = places[0], len(places)
+    near = places == list(range(first, first + count))
+    values = found.values[:, first : first + count] if near else found.values[:, places]
+    return replace(found, values=values, test_ids=torch.tensor(test))

@@ -32,6 +32,7 @@ def declarations(subject: Subject) -> None:
     for attribute in ("name", "title", "paper", "cost"):
         assert getattr(cls, attribute, ""), f"the class attribute {attribute!r} is missing or empty"
     assert cls.gives(), f"it gives nothing: override one of {', '.join(GIVES.values())}"
+    assert cls.by_rows <= set(cls.gives()), f"it gives {sorted(cls.by_rows - set(cls.gives()))} by rows and not at all"
     assert cls.needs <= {"trajectory", "validation"}, f"it needs {sorted(cls.needs)}; known: trajectory, validation"
     for name, reason in cls.exempt.items():
         assert name in CHECKS, f"it is exempt from {name!r}, which is no check; there are {', '.join(CHECKS)}"

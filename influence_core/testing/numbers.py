@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from influence_core.batches import batches_of
+from influence_core.errors import InvalidInput, NotSupported
 from influence_core.testing.checks import Subject, check
 from influence_core.testing.problems import convex_study, network_study, rotated
-from influence_core.testing.tools import assert_same, changed, outcomes, values
+from influence_core.testing.tools import assert_same, changed, outcomes, refused, values
 from influence_core.training import seeded
 
 
@@ -59,6 +62,36 @@ def batch_size(subject: Subject) -> None:
         with batches_of(size):
             found = outcomes(subject.make().fit(network_study()))
         assert_same(found, whole, subject.tolerance, f"images were read in batches of {size}")
+
+
+@check()
+def parts_are_the_whole(subject: Subject) -> None:
+    """Scores by rows of the training set, put together, are the scores of all, with the same label on the jar."""
+    study = network_study()
+    estimator = subject.make().fit(study)
+    bounds, beyond = [0, 1, 8, 19, len(study.train)], range(3, len(study.train) + 1)
+    for method in sorted(estimator.by_rows):
+        whole = getattr(estimator, method)()
+        parts = [estimator.part(method, range(a, b)) for a, b in itertools.pairwise(bounds)]
+        for one, a, b in zip(parts, bounds, bounds[1:], strict=False):
+            assert one.train_ids.tolist() == list(range(a, b)), f"{method} of rows {a} to {b - 1} has other train_ids"
+            assert (one.kind, one.scale, one.coverage) == (whole.kind, whole.scale, whole.coverage), (
+                f"{method} of rows {a} to {b - 1} is {one.kind} in {one.scale} with {one.coverage}; all rows together "
+                f"are {whole.kind} in {whole.scale} with {whole.coverage}"
+            )
+            assert one.meta.keys() == whole.meta.keys(), f"{method} by rows has other facts: {sorted(one.meta)}"
+        found = {method: torch.cat([one.values for one in parts]).double()}
+        assert_same(found, {method: whole.values.double()}, 1e-10, "training images were scored in parts")
+        if method == "influence":
+            some = estimator.part(method, range(8, 19), test=[7, 2])
+            asked = None if some.test_ids is None else some.test_ids.tolist()
+            assert asked == [7, 2], f"test_ids of rows 8 to 18 are {asked} for test images [7, 2]"
+            expected = {method: whole.values[8:19, [7, 2]].double()}
+            assert_same({method: some.values.double()}, expected, subject.tolerance, "two test images were asked for")
+        message = refused(lambda m=method, r=beyond: estimator.part(m, r), InvalidInput, "a row too many")  # type: ignore[misc]
+        assert str(len(study.train)) in message, f"it is not said how many rows there are: {message}"
+    for method in sorted(set(estimator.gives()) - estimator.by_rows):
+        refused(lambda m=method: estimator.part(m, range(1)), NotSupported, f"{method} by rows")  # type: ignore[misc]
 
 
 @check(exemptable=True)

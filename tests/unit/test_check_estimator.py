@@ -30,6 +30,7 @@ class _Named:
     title: ClassVar[str] = "Sound"
     paper: ClassVar[str] = "none"
     cost: ClassVar[str] = "P^3"
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "self_influence", "mislabel_scores"})
     learned: ClassVar[tuple[str, ...]] = ("rows_", "inverse_", "own_")
 
 
@@ -54,10 +55,11 @@ class Sound(_Named, Estimator):
 
     def _influence(self, test_ids):
         queries = self._gradients(self.study_, self.study_.test.subset(test_ids))
-        return self.rows_ @ self.inverse_ @ queries.T / len(self.rows_)
+        return self._of_scored(self.rows_) @ self.inverse_ @ queries.T / len(self.rows_)
 
     def _self_influence(self):
-        return ((self.rows_ @ self.inverse_) * self.rows_).sum(1) / len(self.rows_)
+        rows = self._of_scored(self.rows_)
+        return ((rows @ self.inverse_) * rows).sum(1) / len(self.rows_)
 
     def _mislabel_scores(self):
         return self._self_influence()
@@ -246,6 +248,11 @@ class GlobalRandomness(Sound):
         self.rows_ += 1e-3 * torch.randn_like(self.rows_)
 
 
+class OverItsOwnRows(Sound):
+    def _influence(self, test_ids):
+        return super()._influence(test_ids) * len(self.rows_) / len(self._scored)
+
+
 class SortedColumns(Sound):
     def _influence(self, test_ids):
         return super()._influence(test_ids.sort().values)
@@ -432,6 +439,7 @@ CAUGHT = [
     (TrainingMode, "study_untouched"),
     (LeftGradients, "study_untouched"),
     (GlobalRandomness, "same_seed"),
+    (OverItsOwnRows, "parts_are_the_whole"),
     (SortedColumns, "subsets_of_test_images"),
     (CentredOnTheTestSet, "order_of_test_images"),
     (FisherOfTheFirstHalf, "order_of_training_images"),

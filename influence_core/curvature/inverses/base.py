@@ -13,6 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +23,7 @@ from influence_core.curvature.vectors import Vectors
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.gradients import Data, Labelled, Metric, squared_norms
 from influence_core.losses import Loss
+from influence_core.pieces import piece
 from influence_core.progress import track
 
 
@@ -121,10 +123,12 @@ class InverseCurvature(ABC):
         """
         metric = self.metric()
         given = torch.arange(labels)
-        columns = [
-            squared_norms(model, loss, data, metric, labels=label.expand(len(data)))
-            for label in track(list(given), "norms with each label")
-        ]
+
+        def norms(label: Tensor) -> Vectors:
+            return {"norms": squared_norms(model, loss, data, metric, labels=label.expand(len(data)))}
+
+        numbered = enumerate(track(list(given), "norms with each label"))
+        columns = [piece(f"label-{number}", partial(norms, label))["norms"] for number, label in numbered]
         return torch.stack(columns, dim=1).double()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -17,6 +18,7 @@ from influence_core.curvature.vectors import Vectors
 from influence_core.gradients import Data, Labelled, inner_products
 from influence_core.losses import Loss
 from influence_core.models import model_outputs
+from influence_core.pieces import piece
 from influence_core.progress import track
 
 
@@ -90,13 +92,13 @@ class Probes:
         both, count = self._both(), self.count
         outputs = model_outputs(model, data)
         along = torch.eye(outputs.shape[1], device=outputs.device, dtype=outputs.dtype)
-        products = torch.stack(
-            [
-                inner_products(model, linear_loss, data, both, labels=row.expand(len(data), -1))
-                for row in track(list(along), "influence of each label")
-            ],
-            dim=1,
-        )
+
+        def at_output(row: Tensor) -> Vectors:
+            return {"products": inner_products(model, linear_loss, data, both, labels=row.expand(len(data), -1))}
+
+        numbered = enumerate(track(list(along), "influence of each label"))
+        columns = [piece(f"output-{number}", partial(at_output, row))["products"] for number, row in numbered]
+        products = torch.stack(columns, dim=1).to(outputs.device)
         every = torch.arange(labels, device=outputs.device).expand(len(outputs), -1)
         found = label_slopes(loss, outputs.double(), every) @ products.double()
         return (found[:, :, :count] * found[:, :, count:]).mean(2)

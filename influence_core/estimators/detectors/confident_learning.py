@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators.detectors.from_scratch import FromScratch
@@ -67,6 +68,7 @@ class ConfidentLearning(FromScratch):
         "it asks models that never saw an image, and not what the image does to the model",
     )
     for_classes: ClassVar[frozenset[str]] = frozenset({"fit"})
+    by_rows: ClassVar[frozenset[str]] = frozenset({"mislabel_scores", "label_influence"})
     learned: ClassVar[tuple[str, ...]] = ("flagged_", "log_probabilities_", "scores_")
 
     folds: int = 2
@@ -100,12 +102,16 @@ class ConfidentLearning(FromScratch):
         with _rare_classes():
             splits = StratifiedKFold(self.folds, shuffle=True, random_state=self.seed % 2**32)
             folds = list(splits.split(labels.numpy(), labels.numpy()))
+
+        def logs_of(held_out: Tensor, model: nn.Module) -> dict[str, Tensor]:
+            return {"logs": model_outputs(model, study.train, held_out).double().log_softmax(1)}
+
         for fold, (rest, held_out) in enumerate(folds):
             title = f"{self.title}: fold {fold + 1} of {self.folds}"
-            taught = torch.from_numpy(rest)
-            model = self._train(study, self.seed + fold, title, ids=taught, epoch_share=self.epoch_share)
-            ids = torch.from_numpy(held_out)
-            logs[ids] = model_outputs(model, study.train, ids).double().log_softmax(1)
+            taught, ids = torch.from_numpy(rest), torch.from_numpy(held_out)
+            of = partial(logs_of, ids)
+            found = self._train(study, self.seed + fold, title, of, ids=taught, epoch_share=self.epoch_share)
+            logs[ids] = found["logs"]
         self.log_probabilities_ = logs
         self.scores_ = 1 - logs.exp()[torch.arange(len(labels)), labels]
         self.flagged_: Tensor | None = None
@@ -122,10 +128,10 @@ class ConfidentLearning(FromScratch):
         self.flagged_ = torch.as_tensor(flags)
 
     def _mislabel_scores(self) -> Tensor:
-        return self.scores_.clone()
+        return self._of_scored(self.scores_).clone()
 
     def _label_influence(self) -> Tensor:
-        return self.log_probabilities_.clone()
+        return self._of_scored(self.log_probabilities_).clone()
 
     def _facts(self) -> dict[str, Any]:
         return super()._facts() | {"label_issues": None if self.flagged_ is None else int(self.flagged_.sum())}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,6 +15,7 @@ from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators.base import Estimator
 from influence_core.estimators.work import Work
 from influence_core.models import final_linear, layer_inputs, model_outputs
+from influence_core.pieces import piece
 from influence_core.progress import track
 from influence_core.study import Study
 from influence_core.threads import uninterrupted
@@ -59,6 +61,7 @@ class DeepKNN(Estimator):
         "it compares labels of similar images, and not the effects of training on them",
     )
     for_classes: ClassVar[frozenset[str]] = frozenset({"fit"})
+    by_rows: ClassVar[frozenset[str]] = frozenset({"mislabel_scores", "label_influence"})
     learned: ClassVar[tuple[str, ...]] = ("k_", "scores_", "votes_")
 
     k: int | None = None
@@ -102,10 +105,14 @@ class DeepKNN(Estimator):
         models: Sequence[Checkpoint | None] = list(study.trajectory or ())[-self.last :] or [None]
         self.votes_ = torch.zeros(size, study.num_classes, dtype=torch.float64)
         self.scores_ = torch.zeros(size, dtype=torch.float64)
-        for checkpoint in track(models, f"{self.title}: neighbours"):
+
+        def votes_at(checkpoint: Checkpoint | None) -> dict[str, Tensor]:
             model = study.model if checkpoint is None else study.at(checkpoint)
             features = model_outputs(model, study.train) if path is None else layer_inputs(model, path, study.train)
-            votes = self._votes(features, study.train.labels, study.num_classes)
+            return {"votes": self._votes(features, study.train.labels, study.num_classes)}
+
+        for number, checkpoint in enumerate(track(models, f"{self.title}: neighbours")):
+            votes = piece(f"checkpoint-{number}", partial(votes_at, checkpoint))["votes"]
             self.votes_ += votes / len(models)
             self.scores_ += (votes - hits).square().sum(1) / len(models)
 
@@ -126,10 +133,10 @@ class DeepKNN(Estimator):
         return torch.cat(found)
 
     def _mislabel_scores(self) -> Tensor:
-        return self.scores_.clone()
+        return self._of_scored(self.scores_).clone()
 
     def _label_influence(self) -> Tensor:
-        return self.votes_.clone()
+        return self._of_scored(self.votes_).clone()
 
     def _facts(self) -> dict[str, Any]:
         return {"k": self.k_}

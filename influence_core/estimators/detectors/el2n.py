@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from influence_core.errors import InvalidInput
 from influence_core.estimators.detectors.from_scratch import FromScratch, one_hot, recipe_of
@@ -72,13 +72,16 @@ class EL2N(FromScratch):
     def _fit(self, study: Study) -> None:
         share = self._share(study)
         scores = torch.zeros(len(study.train), dtype=torch.float64)
+
+        def norms_of(model: nn.Module) -> dict[str, Tensor]:
+            p = model_outputs(model, study.train).softmax(1)
+            return {"norms": (p - one_hot(study.train.labels, p)).norm(dim=1)}
+
         for run in range(self.runs):
             title = f"{self.title}: training {run + 1} of {self.runs}"
-            model = self._train(study, self.seed + run, title, epoch_share=share)
-            p = model_outputs(model, study.train).softmax(1)
-            norms = (p - one_hot(study.train.labels, p)).norm(dim=1)
+            norms = self._train(study, self.seed + run, title, norms_of, epoch_share=share)["norms"]
             scores += (norms.square() if self.squared else norms) / self.runs
         self.scores_ = scores
 
     def _mislabel_scores(self) -> Tensor:
-        return self.scores_.clone()
+        return self._of_scored(self.scores_).clone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -12,8 +13,10 @@ from influence_core.errors import NotSupported
 from influence_core.estimators.detectors.from_scratch import FromScratch
 from influence_core.estimators.work import Work
 from influence_core.models import model_outputs
+from influence_core.pieces import piece
 from influence_core.progress import track
 from influence_core.study import Study
+from influence_core.training import Checkpoint
 
 
 @dataclass
@@ -68,7 +71,11 @@ class Forgetting(FromScratch):
     def _fit(self, study: Study) -> None:
         log = _Log(study.train.labels)
         if self.source == "training":
-            self._train(study, self.seed, f"{self.title}: training", epoch_share=self.epoch_share, watch=log.look)
+            title = f"{self.title}: training"
+            found = self._train(
+                study, self.seed, title, lambda _: vars(log), epoch_share=self.epoch_share, watch=log.look
+            )
+            log.events, log.learned = found["events"], found["learned"]
         else:
             if study.trajectory is None or len(study.trajectory) < 2:
                 raise NotSupported(
@@ -76,15 +83,21 @@ class Forgetting(FromScratch):
                     f"{len(study.trajectory or ())}. source='training' needs none"
                 )
             everything = torch.arange(len(study.train))
-            for checkpoint in track(list(study.trajectory), f"{self.title}: checkpoints"):
-                log.look(everything, model_outputs(study.at(checkpoint), study.train), study.train.labels)
+
+            def outputs_at(checkpoint: Checkpoint) -> dict[str, Tensor]:
+                return {"outputs": model_outputs(study.at(checkpoint), study.train)}
+
+            for number, checkpoint in enumerate(track(list(study.trajectory), f"{self.title}: checkpoints")):
+                outputs = piece(f"checkpoint-{number}", partial(outputs_at, checkpoint))["outputs"]
+                log.look(everything, outputs, study.train.labels)
         self.scores_ = log.scores()
 
     def _mislabel_scores(self) -> Tensor:
         if not self.break_ties:
-            return self.scores_.clone()
+            return self._of_scored(self.scores_).clone()
         generator = torch.Generator().manual_seed(self.seed)
-        return self.scores_ + 0.5 * torch.rand(len(self.scores_), generator=generator, dtype=self.scores_.dtype)
+        tie_break = 0.5 * torch.rand(len(self.scores_), generator=generator, dtype=self.scores_.dtype)
+        return self._of_scored(self.scores_ + tie_break)
 
 
 class _Log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
 from influence_core.estimators.work import Work, passes_of, trained
+from influence_core.pieces import piece
 from influence_core.study import Study
 from influence_core.training import Recipe, Watch, train_fresh
 
@@ -32,6 +34,7 @@ class FromScratch(Estimator):
         ("influence", "self_influence", "parameter_change"),
         "it looks at what training makes of each image, not at what the image does to the model",
     ) | {"label_influence": "it measures how hard the given label is to learn, and looks at no other"}
+    by_rows: ClassVar[frozenset[str]] = frozenset({"mislabel_scores"})
     learned: ClassVar[tuple[str, ...]] = ("recipe_",)
     exempt: ClassVar[dict[str, str]] = {
         "order_of_training_images": "training draws batches by place in the dataset",
@@ -43,35 +46,35 @@ class FromScratch(Estimator):
         study: Study,
         seed: int,
         title: str,
+        of: Callable[[nn.Module], Mapping[str, Tensor]],
         *,
         ids: Tensor | None = None,
         epoch_share: float = 1.0,
         watch: Watch | None = None,
-    ) -> nn.Module:
-        """Train once.
+    ) -> dict[str, Tensor]:
+        """Train once, which is a piece of the work.
 
         Args:
             study: whose model, data, loss and recipe are used.
-            seed: of the weights and batches.
+            seed: of the weights and batches; another one for each training.
             title: of the progress shown.
+            of: the trained model, in eval mode -> what is wanted of it.
             ids: training images to train on; all by default.
             epoch_share: of the recipe's epochs; one epoch at least.
             watch: see ``ic.training.fit``.
 
         Returns:
-            The model, in eval mode.
+            What is wanted, on the CPU or where it was made.
         """
-        self.recipe_ = recipe_of(study)
-        return train_fresh(
-            study.model,
-            study.train if ids is None else study.train.subset(ids),
-            self.recipe_,
-            seed=seed,
-            epochs=max(1, round(epoch_share * self.recipe_.epochs)),
-            loss=study.loss,
-            watch=watch,
-            title=title,
-        )
+        recipe = self.recipe_ = recipe_of(study)
+
+        def train() -> Mapping[str, Tensor]:
+            data = study.train if ids is None else study.train.subset(ids)
+            epochs = max(1, round(epoch_share * recipe.epochs))
+            options: dict[str, Any] = {"epochs": epochs, "loss": study.loss, "watch": watch, "title": title}
+            return of(train_fresh(study.model, data, recipe, seed=seed, **options))
+
+        return piece(f"training-{seed}", train)
 
     def _trained_work(self, study: Study, epoch_share: float, share: float = 1.0) -> Work:
         """One training on a share of the training images."""

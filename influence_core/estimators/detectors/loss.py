@@ -32,13 +32,14 @@ class Loss(Estimator):
         "label_influence": "the loss of each label only repeats the model's prediction",
     }
     scales: ClassVar[dict[str, Scale]] = {"mislabel": "nats"}
+    by_rows: ClassVar[frozenset[str]] = frozenset({"mislabel_scores"})
     learned: ClassVar[tuple[str, ...]] = ("losses_",)
 
     def _fit(self, study: Study) -> None:
         self.losses_ = study.losses("train")
 
     def _mislabel_scores(self) -> Tensor:
-        return self.losses_.clone()
+        return self._of_scored(self.losses_).clone()
 
     def _fit_work(self, study: Study) -> Work:
         return Work(forward=len(study.train))

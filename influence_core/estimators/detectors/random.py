@@ -33,6 +33,7 @@ class Random(Estimator):
         ("influence", "self_influence", "label_influence", "parameter_change"),
         "random numbers are a control for detection alone",
     )
+    by_rows: ClassVar[frozenset[str]] = frozenset({"mislabel_scores"})
     learned: ClassVar[tuple[str, ...]] = ("scores_",)
     exempt: ClassVar[dict[str, str]] = {
         "planted_wrong_labels": "it knows nothing of labels, which is its purpose",
@@ -47,7 +48,7 @@ class Random(Estimator):
         self.scores_ = torch.randn(len(study.train), generator=generator, dtype=torch.float64)
 
     def _mislabel_scores(self) -> Tensor:
-        return self.scores_.clone()
+        return self._of_scored(self.scores_).clone()
 
     def _fit_work(self, study: Study) -> Work:
         return Work()

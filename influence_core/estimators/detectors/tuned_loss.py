@@ -41,13 +41,14 @@ class TunedLoss(FlatValidationTuned):
     cost: ClassVar[str] = "2 x steps x batch backward + N forward"
     reasons: ClassVar[dict[str, str]] = Loss.reasons
     scales: ClassVar[dict[str, Scale]] = Loss.scales
+    by_rows: ClassVar[frozenset[str]] = frozenset({"mislabel_scores"})
     learned: ClassVar[tuple[str, ...]] = ("losses_",)
 
     def _fit(self, study: Study) -> None:
         self.losses_ = dataset_losses(self._tuned(study), study.loss, study.train)
 
     def _mislabel_scores(self) -> Tensor:
-        return self.losses_.clone()
+        return self._of_scored(self.losses_).clone()
 
     def _fit_work(self, study: Study) -> Work:
         return self._tuned_work(study) + Work(forward=len(study.train))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from influence_core.errors import InvalidInput
 from influence_core.estimators.ensembles.loss_changes import LossChanges
 from influence_core.estimators.work import Work, trained
+from influence_core.pieces import piece
 from influence_core.progress import track
 from influence_core.study import Study
 from influence_core.training import Stream, check_sgd, cosine, norm_layers, refresh_statistics, shuffled_batches, step
@@ -81,18 +83,36 @@ class GeometricEnsemble(LossChanges):
         if self.clip is not None and not self.clip > 0:
             raise InvalidInput(f"clip is {self.clip}; it is the largest norm of a gradient, above 0, or None")
 
-    def _ensemble(self, study: Study) -> Iterator[nn.Module]:
-        """The members one after the other, in eval mode; each may be changed in place once the next is asked for."""
-        for member in track(range(self.members), f"{self.title}: ensemble members"):
-            if member % self.chain == 0:
-                model = copy.deepcopy(study.model)
-            if member % self.chain == 0 or not self.keep_momentum:
+    def _watched_members(self, study: Study, watch: Callable[[nn.Module], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """What is to be seen of each member, in eval mode; a chain is a piece, as its members follow each other.
+
+        Args:
+            study: whose model they start from.
+            watch: looks at a member, which changes afterwards.
+
+        Returns:
+            Name -> what was seen, [M, ...].
+        """
+        chains = torch.arange(self.members).split(self.chain)
+        seen = []
+        for number, chain in enumerate(track(chains, f"{self.title}: ensemble members")):
+            seen.append(piece(f"chain-{number}", partial(self._watched_chain, study, chain.tolist(), watch)))
+        return {name: torch.cat([one[name] for one in seen]) for name in seen[0]}
+
+    def _watched_chain(
+        self, study: Study, members: list[int], watch: Callable[[nn.Module], Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        model, seen = copy.deepcopy(study.model), []
+        optimiser = self._optimiser(model)
+        for place, member in enumerate(track(members, f"{self.title}: ensemble members")):
+            if place and not self.keep_momentum:
                 optimiser = self._optimiser(model)
             self._tune(model, optimiser, study, self.seed + member)
-            yield model
+            seen.append(watch(model))
+        return {name: torch.stack([one[name] for one in seen]) for name in seen[0]}
 
     def _members_work(self, study: Study) -> Work:
-        """The work of ``_ensemble``."""
+        """The work of ``_watched_members``."""
         tuned = trained(len(study.split(self.tune_on)), self.epochs, self.batch_size)
         refreshed = self.batch_statistics and bool(norm_layers(study.model))
         return self.members * (tuned + Work(forward=self.refresh_batches * self.batch_size if refreshed else 0))

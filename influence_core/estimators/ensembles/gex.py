@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from influence_core.estimators.ensembles.geometric import GeometricEnsemble
 from influence_core.estimators.ensembles.loss_changes import check_floor, reduced
@@ -60,11 +59,10 @@ class GEX(GeometricEnsemble):
 
     def _changes(self, study: Study, splits: list[str]) -> dict[str, Tensor]:
         bases = {split: reduced(study.losses(split), split).clamp_min(self.loss_floor) for split in splits}
-        changes: dict[str, list[Tensor]] = {split: [] for split in splits}
         floor = self.loss_floor if self.floor_sides == "both" else 0.0
-        for model in self._ensemble(study):
-            for split, base in bases.items():
-                data = study.split(split)
-                losses = reduced(dataset_losses(model, study.loss, data), split)
-                changes[split].append(losses.clamp_min(floor) - base)
-        return {split: torch.stack(columns, dim=1) for split, columns in changes.items()}
+
+        def watch(model: nn.Module) -> dict[str, Tensor]:
+            losses = {split: dataset_losses(model, study.loss, study.split(split)) for split in splits}
+            return {split: reduced(found, split).clamp_min(floor) - bases[split] for split, found in losses.items()}
+
+        return {split: changes.T.contiguous() for split, changes in self._watched_members(study, watch).items()}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from influence_core.estimators.ensembles.geometric import GeometricEnsemble
 from influence_core.estimators.ensembles.loss_changes import reduced
@@ -50,12 +49,12 @@ class GEXLinear(GeometricEnsemble):
 
     def _changes(self, study: Study, splits: list[str]) -> dict[str, Tensor]:
         start = {name: p.detach() for name, p in study.model.named_parameters() if p.requires_grad}
-        moved: dict[str, list[Tensor]] = {name: [] for name in start}
-        for model in self._ensemble(study):
-            for name, parameter in model.named_parameters():
-                if name in moved:
-                    moved[name].append(parameter.detach() - start[name])
-        vectors = {name: torch.stack(differences) for name, differences in moved.items()}
+
+        def watch(model: nn.Module) -> dict[str, Tensor]:
+            return {name: p.detach() - start[name] for name, p in model.named_parameters() if name in start}
+
+        moved = self._watched_members(study, watch)
+        vectors = {name: differences.to(start[name]) for name, differences in moved.items()}
         return {
             split: reduced(inner_products(study.model, study.loss, study.split(split), vectors), split).cpu()
             for split in splits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,6 +17,7 @@ from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators.ensembles.loss_changes import LossChanges, check_floor, reduced
 from influence_core.estimators.work import Work, kronecker_work, swept
 from influence_core.models import model_outputs
+from influence_core.pieces import piece
 from influence_core.progress import track
 from influence_core.study import Study
 
@@ -110,27 +112,33 @@ class Laplace(LossChanges):
         self.settled_ = inverse.facts()
         root = inverse.root()
         bases = {split: reduced(study.losses(split), split).clamp_min(self.loss_floor) for split in splits}
-        changes: dict[str, list[Tensor]] = {split: [] for split in splits}
-        for draws in self._draws(study, root):
-            for split, base in bases.items():
-                for outputs in self._outputs(study, split, draws):
-                    losses = reduced(study.loss(outputs, study.split(split).labels), split)
-                    changes[split].append(losses.clamp_min(self.loss_floor) - base)
-        return {split: torch.stack(columns, dim=1) for split, columns in changes.items()}
 
-    def _draws(self, study: Study, root: InverseCurvature) -> Iterator[Vectors]:
-        r""":math:`\psi - \theta^*`, a few draws at a time; a draw does not depend on how many."""
+        def changes(normal: Vectors) -> dict[str, Tensor]:
+            draws = {name: factor * moved for name, moved in root.apply(normal).vectors.items()}
+            return {split: torch.stack(self._changed(study, split, draws, base)) for split, base in bases.items()}
+
+        factor = self.scale / len(study.train) ** 0.5
+        normals = enumerate(self._normals(study))
+        seen = [piece(f"draws-{number}", partial(changes, normal)) for number, normal in normals]
+        return {split: torch.cat([one[split] for one in seen]).T.contiguous() for split in splits}
+
+    def _changed(self, study: Study, split: str, draws: Vectors, base: Tensor) -> list[Tensor]:
+        """Changes of the losses of a dataset, for each draw."""
+        every = self._outputs(study, split, draws)
+        losses = (reduced(study.loss(outputs, study.split(split).labels), split) for outputs in every)
+        return [found.clamp_min(self.loss_floor) - base for found in losses]
+
+    def _normals(self, study: Study) -> Iterator[Vectors]:
+        """Standard normal vectors, a few at a time; a draw does not depend on how many, or on what is made of them."""
         parameters = {name: p for name, p in study.model.named_parameters() if p.requires_grad}
         at_once = max(1, _DRAW_BYTES // sum(p.numel() * p.element_size() for p in parameters.values()))
         generator = torch.Generator().manual_seed(self.seed)
-        factor = self.scale / len(study.train) ** 0.5
         for some in track(torch.arange(self.samples).split(at_once), f"{self.title}: draws"):
             normal = [
                 {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in parameters.items()}
                 for _ in some
             ]
-            stacked = {name: torch.stack([one[name] for one in normal]).to(p) for name, p in parameters.items()}
-            yield {name: factor * moved for name, moved in root.apply(stacked).vectors.items()}
+            yield {name: torch.stack([one[name] for one in normal]).to(p) for name, p in parameters.items()}
 
     def _outputs(self, study: Study, split: str, draws: Vectors) -> Iterator[Tensor]:
         """The outputs of a dataset for each draw, [n, K] on the CPU."""

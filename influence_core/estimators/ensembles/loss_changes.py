@@ -30,6 +30,7 @@ class LossChanges(Estimator):
     """
 
     reasons: ClassVar[dict[str, str]] = {"label_influence": "it watches the losses of the given labels"}
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "self_influence", "mislabel_scores"})
     learned: ClassVar[tuple[str, ...]] = ("changes_",)
 
     detect_by: Literal["self", "validation"] = field(default="self", kw_only=True)
@@ -73,7 +74,7 @@ class LossChanges(Estimator):
         return self._products(self.changes_["test"][test_ids])
 
     def _self_influence(self) -> Tensor:
-        return self.changes_["train"].square().mean(1)
+        return self._of_scored(self.changes_["train"]).square().mean(1)
 
     def _mislabel_scores(self) -> Tensor:
         if self.detect_by == "validation":
@@ -81,7 +82,7 @@ class LossChanges(Estimator):
         return self._self_influence()
 
     def _products(self, changes: Tensor) -> Tensor:
-        return (self.changes_["train"] @ changes.T).div_(changes.shape[1])
+        return (self._of_scored(self.changes_["train"]) @ changes.T).div_(changes.shape[1])
 
 
 def reduced(losses: Tensor, split: str) -> Tensor:

@@ -101,11 +101,11 @@ class LabelContrast(FlatValidationTuned, ValidationMinimum):
         return super()._call_work(study, what, tests) if what == "influence" else Work()
 
     def _mislabel_scores(self) -> Tensor:
-        given = self.study_.train.labels.to(self.contrasts_.device)
-        return self.contrasts_.gather(1, given[:, None])[:, 0]
+        given = self._of_scored(self.study_.train.labels).to(self.contrasts_.device)
+        return self._of_scored(self.contrasts_).gather(1, given[:, None])[:, 0]
 
     def _label_influence(self) -> Tensor:
-        return -self.contrasts_
+        return -self._of_scored(self.contrasts_)
 
 
 def studentised_contrast(losses: Tensor, grams: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class ValidationMinimum(ValidationTuned):
         "self_influence": "q measures disagreement with the validation set, not what the image does to itself"
     }
     exempt: ClassVar[dict[str, str]] = {"rotated_inputs": "a diagonal metric belongs to its coordinates"}
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "mislabel_scores", "label_influence"})
     learned: ClassVar[tuple[str, ...]] = ("model_", "inverse_")
 
     damping: float | None = None
@@ -77,7 +78,7 @@ class ValidationMinimum(ValidationTuned):
 
     def _first_order(self, queries: Solved) -> Answer:
         study = self.study_
-        return Answer(inner_products(self.model_, study.loss, study.train, queries.vectors), queries.facts)
+        return Answer(inner_products(self.model_, study.loss, self._scored, queries.vectors), queries.facts)
 
     def _facts(self) -> dict[str, Any]:
         settled = self.inverse_.facts()

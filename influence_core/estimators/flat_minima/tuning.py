@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
 from influence_core.estimators.work import Work, passes_of, trained
+from influence_core.pieces import piece
 from influence_core.progress import track
 from influence_core.study import Study
 from influence_core.training import Sharpness, Solver, Stream, check_sgd, cosine, shuffled_batches, step
@@ -50,8 +51,16 @@ class ValidationTuned(Estimator):
         return trained(size, epochs, self.batch_size, passes_of(self._sharpness()))
 
     def _tuned(self, study: Study) -> nn.Module:
-        """The model after tuning on the validation set, in eval mode."""
+        """The model after tuning on the validation set, in eval mode; its weights are a piece of the work."""
         model = copy.deepcopy(study.model)
+        tuned = piece("tuned", lambda: _weights(self._tune(copy.deepcopy(study.model), study)))
+        with torch.no_grad():
+            for name, tensor in _weights(model).items():
+                tensor.copy_(tuned[name])
+        return model.eval()
+
+    def _tune(self, model: nn.Module, study: Study) -> nn.Module:
+        """Take the steps with a model, which is given back."""
         generator = torch.Generator().manual_seed(self.seed)
         batches = shuffled_batches(study.split("validation"), self.batch_size, generator, study.device)
         base = torch.optim.SGD(
@@ -68,7 +77,7 @@ class ValidationTuned(Estimator):
                 group["lr"] = self.learning_rate * cosine(i / self.steps)
             with stream.current():
                 step(model, optimizer, study.loss, *next(batches))
-        return model.eval()
+        return model
 
 
 @dataclass
@@ -99,3 +108,8 @@ class FlatValidationTuned(ValidationTuned):
                 f"rho={self.rho} and sharpness={self.sharpness!r}: give the radius once, as Sharpness(..., rho=...)"
             )
         return self.sharpness
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes: parameters and buffers, those that no state dict holds included."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())

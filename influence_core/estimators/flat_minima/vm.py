@@ -147,7 +147,7 @@ class VM(ValidationMinimum):
             return Answer(first.values.addcmul_(first.values, first.values, value=0.5 * self.epsilon), first.facts)
         study = self.study_
         products = _SquareProducts({name: query.square() for name, query in queries.vectors.items()})
-        sweep(self.model_, study.loss, study.train, [products])
+        sweep(self.model_, study.loss, self._scored, [products])
         return Answer(first.values.add_(products.values, alpha=0.5 * self.epsilon), first.facts)
 
     def _norms(self) -> InverseCurvature | Probes:
@@ -155,11 +155,11 @@ class VM(ValidationMinimum):
 
     def _mislabel_scores(self) -> Answer:
         study = self.study_
-        return Answer(self._norms().squared_norms(self.model_, study.loss, study.train), self._probed())
+        return Answer(self._norms().squared_norms(self.model_, study.loss, self._scored), self._probed())
 
     def _label_influence(self) -> Answer:
         study = self.study_
-        norms = self._norms().label_norms(self.model_, study.loss, study.train, study.num_classes, self.top_labels)
+        norms = self._norms().label_norms(self.model_, study.loss, self._scored, study.num_classes, self.top_labels)
         return Answer(-norms.to(next(self.model_.parameters()).dtype), self._probed())
 
     def _probed(self) -> dict[str, Any]:

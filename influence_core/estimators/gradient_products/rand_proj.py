@@ -57,6 +57,7 @@ class RandProj(Estimator):
     cost: ClassVar[str] = "N backward; a test image 1 backward"
     reasons: ClassVar[dict[str, str]] = TRAINED_LABELS
     exempt: ClassVar[dict[str, str]] = ROTATED
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "self_influence", "mislabel_scores"})
     learned: ClassVar[tuple[str, ...]] = ("features_",)
 
     dim: int = 512
@@ -75,11 +76,11 @@ class RandProj(Estimator):
         return unit_rows(found) if self.similarity == "cosine" else found
 
     def _influence(self, test_ids: Tensor) -> Tensor:
-        return self.features_ @ self._features(self.study_, self.study_.test.subset(test_ids)).T
+        return self._of_scored(self.features_) @ self._features(self.study_, self.study_.test.subset(test_ids)).T
 
     def _self_influence(self) -> Tensor:
         refuse_cosine(self, "self_influence")
-        return self.features_.square().sum(1)
+        return self._of_scored(self.features_).square().sum(1)
 
     def _mislabel_scores(self) -> Tensor:
         refuse_cosine(self, "mislabel_scores")

@@ -13,6 +13,7 @@ from influence_core.estimators.gradient_products.checkpoints import check_last, 
 from influence_core.estimators.gradient_products.similarity import Similarity, cosines, refuse_cosine
 from influence_core.estimators.work import Work, parameters_of, swept
 from influence_core.gradients import inner_products, squared_norms
+from influence_core.pieces import piece
 from influence_core.progress import track
 from influence_core.study import Study
 
@@ -50,6 +51,7 @@ class TracIn(Estimator):
     needs: ClassVar[frozenset[str]] = frozenset({"trajectory"})
     cost: ClassVar[str] = "C (N + M) backward"
     reasons: ClassVar[dict[str, str]] = {"label_influence": "it explains the labels that were trained on"}
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "self_influence", "mislabel_scores"})
     learned: ClassVar[tuple[str, ...]] = ("checkpoints_", "weights_")
 
     weights: Literal["learning_rate", "equal"] = "learning_rate"
@@ -66,12 +68,12 @@ class TracIn(Estimator):
         study, chosen = self.study_, self.study_.test.subset(test_ids)
 
         def products(model: nn.Module) -> Tensor:
-            found = inner_products(model, study.loss, study.train, chosen)
+            found = inner_products(model, study.loss, self._scored, chosen)
             if self.similarity == "product":
                 return found
             return cosines(
                 found,
-                squared_norms(model, study.loss, study.train),
+                squared_norms(model, study.loss, self._scored),
                 squared_norms(model, study.loss, chosen),
             )
 
@@ -80,7 +82,7 @@ class TracIn(Estimator):
     def _self_influence(self) -> Tensor:
         refuse_cosine(self, "self_influence")
         study = self.study_
-        return self._total(lambda model: squared_norms(model, study.loss, study.train), "TracIn: gradient norms")
+        return self._total(lambda model: squared_norms(model, study.loss, self._scored), "TracIn: gradient norms")
 
     def _mislabel_scores(self) -> Tensor:
         refuse_cosine(self, "mislabel_scores")
@@ -89,8 +91,9 @@ class TracIn(Estimator):
     def _total(self, of: Callable[[nn.Module], Tensor], what: str) -> Tensor:
         """The weighted sum over checkpoints, of which one is held beside the sum."""
         total: Tensor | None = None
-        for weight, checkpoint in track(list(zip(self.weights_, self.checkpoints_, strict=True)), what):
-            part = of(self.study_.at(checkpoint))
+        weighted = list(zip(self.weights_, self.checkpoints_, strict=True))
+        for number, (weight, checkpoint) in enumerate(track(weighted, what)):
+            part = piece(f"checkpoint-{number}", lambda at=checkpoint: {"part": of(self.study_.at(at))})["part"]  # type: ignore[misc]
             total = part.mul_(weight) if total is None else total.add_(part, alpha=weight)
             del part  # or it would be there beside the next
         assert total is not None

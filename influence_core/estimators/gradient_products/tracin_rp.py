@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -22,8 +23,10 @@ from influence_core.estimators.gradient_products.projected import (
 from influence_core.estimators.gradient_products.similarity import Similarity, refuse_cosine, unit_rows
 from influence_core.estimators.work import NUMBER, Work
 from influence_core.gradients import project
+from influence_core.pieces import piece
 from influence_core.progress import track
 from influence_core.study import Study
+from influence_core.training import Checkpoint
 
 
 @dataclass
@@ -55,6 +58,7 @@ class TracInRP(Estimator):
     cost: ClassVar[str] = "C N backward; a test image C backward"
     reasons: ClassVar[dict[str, str]] = TRAINED_LABELS
     exempt: ClassVar[dict[str, str]] = ROTATED
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "self_influence", "mislabel_scores"})
     learned: ClassVar[tuple[str, ...]] = ("checkpoints_", "weights_", "features_")
 
     dim: int = 512
@@ -75,21 +79,26 @@ class TracInRP(Estimator):
     def _features(self, study: Study, data: LabelledDataset) -> Tensor:
         """[C, n, k]."""
         projection = PROJECTIONS[self.projection](self.dim, self.seed)
-        models = (study.at(c) for c in track(self.checkpoints_, f"TracInRP: features of the {data.name} images"))
-        found = torch.stack([project(model, study.loss, data, projection) for model in models])
+
+        def features(checkpoint: Checkpoint) -> dict[str, Tensor]:
+            return {"features": project(study.at(checkpoint), study.loss, data, projection)}
+
+        numbered = enumerate(track(self.checkpoints_, f"TracInRP: features of the {data.name} images"))
+        parts = [piece(f"checkpoint-{number}", partial(features, one))["features"] for number, one in numbered]
+        found = torch.stack(parts).to(study.device)
         return unit_rows(found) if self.similarity == "cosine" else found
 
     def _influence(self, test_ids: Tensor) -> Tensor:
         queries = self._features(self.study_, self.study_.test.subset(test_ids))
-        total = self.features_.new_zeros(self.features_.shape[1], queries.shape[1])
+        total = self.features_.new_zeros(len(self._scored_ids), queries.shape[1])
         for weight, features, asked in zip(self.weights_, self.features_, queries, strict=True):
-            total.addmm_(features, asked.T, alpha=weight)
+            total.addmm_(self._of_scored(features), asked.T, alpha=weight)
         return total
 
     def _self_influence(self) -> Tensor:
         refuse_cosine(self, "self_influence")
-        weights = self.features_.new_tensor(self.weights_)
-        return torch.einsum("c,cnk,cnk->n", weights, self.features_, self.features_)
+        weights, features = self.features_.new_tensor(self.weights_), self._of_scored(self.features_.transpose(0, 1))
+        return torch.einsum("c,nck,nck->n", weights, features, features)
 
     def _mislabel_scores(self) -> Tensor:
         refuse_cosine(self, "mislabel_scores")

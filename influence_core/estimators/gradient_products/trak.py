@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -27,6 +28,7 @@ from influence_core.estimators.work import NUMBER, Work
 from influence_core.gradients import Projections, sweep
 from influence_core.losses import cross_entropy
 from influence_core.models import model_outputs
+from influence_core.pieces import piece
 from influence_core.progress import track
 from influence_core.study import Study
 from influence_core.training import Checkpoint
@@ -73,6 +75,7 @@ class TRAK(Estimator):
     reasons: ClassVar[dict[str, str]] = TRAINED_LABELS
     exempt: ClassVar[dict[str, str]] = ROTATED
     for_classes: ClassVar[frozenset[str]] = frozenset({"fit"})
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "self_influence", "mislabel_scores"})
     learned: ClassVar[tuple[str, ...]] = ("checkpoints_", "damping_", "doubts_", "features_", "leverages_")
 
     dim: int = 512
@@ -95,27 +98,33 @@ class TRAK(Estimator):
                 f"{study.name!r} is another one. Without a margin: TracInRP, RandProj."
             )
         self.checkpoints_: list[Checkpoint] = used(study, self.last)
-        preconditioned, leverages, doubts, self.damping_ = [], [], [], []
-        for model in self._models(study, "features of the training images"):
-            features, doubt = self._features(model, study.train)
-            wide = features.double()
-            gram = wide.T @ wide
-            self.damping_.append(self.damping * float(gram.diagonal().mean()))
-            if self.damping_[-1] == 0:
-                raise InvalidInput("every margin gradient of the training images is zero: take an earlier checkpoint")
-            gram.diagonal().add_(self.damping_[-1])
-            solved = torch.cholesky_solve(wide.T, torch.linalg.cholesky(gram)).T
-            leverages.append((solved * wide).sum(1).to(features))
-            preconditioned.append(solved.to(features))
-            doubts.append(doubt)
-        self.doubts_ = torch.stack(doubts).mean(0)
-        self.leverages_ = torch.stack(leverages).mean(0)
-        self.features_ = torch.stack(preconditioned)
+        found = list(self._at_each(study, "features of the training images", partial(self._learned_at, study)))
+        self.damping_ = [float(one["damping"]) for one in found]
+        self.doubts_, self.leverages_, self.features_ = (
+            torch.stack([one[name] for one in found]).to(study.device) for name in ("doubts", "leverages", "features")
+        )
+        self.doubts_, self.leverages_ = self.doubts_.mean(0), self.leverages_.mean(0)
 
-    def _models(self, study: Study, what: str) -> Iterable[nn.Module]:
-        if not self.checkpoints_:
-            return [study.model]
-        return (study.at(checkpoint) for checkpoint in track(self.checkpoints_, f"TRAK: {what}"))
+    def _at_each(
+        self, study: Study, what: str, of: Callable[[nn.Module], Mapping[str, Tensor]]
+    ) -> Iterator[dict[str, Tensor]]:
+        """What is made of the model at each checkpoint, which are a piece each."""
+        models: list[Callable[[], nn.Module]] = [partial(study.at, checkpoint) for checkpoint in self.checkpoints_]
+        for number, model in enumerate(track(models or [lambda: study.model], f"TRAK: {what}")):
+            yield piece(f"checkpoint-{number}", lambda model=model: of(model()))  # type: ignore[misc]
+
+    def _learned_at(self, study: Study, model: nn.Module) -> dict[str, Tensor]:
+        """Preconditioned features of the training images [N, k], their leverages and doubts [N], and the damping."""
+        features, doubts = self._features(model, study.train)
+        wide = features.double()
+        gram = wide.T @ wide
+        damping = self.damping * gram.diagonal().mean()
+        if float(damping) == 0:
+            raise InvalidInput("every margin gradient of the training images is zero: take an earlier checkpoint")
+        gram.diagonal().add_(damping)
+        solved = torch.cholesky_solve(wide.T, torch.linalg.cholesky(gram)).T
+        leverages = (solved * wide).sum(1).to(features)
+        return {"features": solved.to(features), "leverages": leverages, "doubts": doubts, "damping": damping}
 
     def _features(self, model: nn.Module, data: LabelledDataset) -> tuple[Tensor, Tensor]:
         """Projected gradients of the margins [n, k], and 1 - p of the labels [n]."""
@@ -127,14 +136,16 @@ class TRAK(Estimator):
 
     def _influence(self, test_ids: Tensor) -> Tensor:
         chosen = self.study_.test.subset(test_ids)
-        models = self._models(self.study_, "features of the test images")
-        total = self.features_.new_zeros(self.features_.shape[1], len(chosen))
-        for features, model in zip(self.features_, models, strict=True):
-            total.addmm_(features, self._features(model, chosen)[0].T)
-        return total.mul_(self.doubts_[:, None] / len(self.features_))
+        asked = self._at_each(
+            self.study_, "features of the test images", lambda model: {"features": self._features(model, chosen)[0]}
+        )
+        total = self.features_.new_zeros(len(self._scored_ids), len(chosen))
+        for features, queries in zip(self.features_, asked, strict=True):
+            total.addmm_(self._of_scored(features), queries["features"].to(total).T)
+        return total.mul_(self._of_scored(self.doubts_)[:, None] / len(self.features_))
 
     def _self_influence(self) -> Tensor:
-        return self.doubts_ * self.leverages_
+        return self._of_scored(self.doubts_ * self.leverages_)
 
     def _mislabel_scores(self) -> Tensor:
         return self._self_influence()

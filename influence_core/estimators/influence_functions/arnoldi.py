@@ -51,6 +51,7 @@ class Arnoldi(InfluenceFunction):
     exempt: ClassVar[dict[str, str]] = {
         "rotated_inputs": "its first vector belongs to its coordinates, so that a truncated basis is another one",
     }
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "self_influence", "mislabel_scores"})
     learned: ClassVar[tuple[str, ...]] = ("features_",)
 
     rank: int = 20
@@ -93,10 +94,10 @@ class Arnoldi(InfluenceFunction):
     def _influence(self, test_ids: Tensor) -> Answer:
         study = self.study_
         queries = inner_products(study.model, study.loss, study.test.subset(test_ids), self.inverse_.basis)
-        return Answer(self.features_ @ queries.mul_(self._divided()).T)
+        return Answer(self._of_scored(self.features_) @ queries.mul_(self._divided()).T)
 
     def _self_influence(self) -> Tensor:
-        return self.features_.square() @ self._divided()
+        return self._of_scored(self.features_).square() @ self._divided()
 
     def _mislabel_scores(self) -> Tensor:
         return self._self_influence()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -17,9 +18,12 @@ from influence_core.estimators.base import Estimator
 from influence_core.estimators.changes import DataChange, term_gradient
 from influence_core.estimators.work import Work, parameters_of, swept
 from influence_core.gradients import inner_products, mean_gradient, per_sample_gradients
+from influence_core.pieces import packed, piece, unpacked
 from influence_core.progress import track
 from influence_core.scores import Scale
 from influence_core.study import Study
+
+_FACTS = "facts of the solve"
 
 SOLVE_BYTES = 64 * 2**20
 """Right-hand sides of about this size are solved for together."""
@@ -43,6 +47,7 @@ class InfluenceFunction(Estimator):
 
     scales: ClassVar[dict[str, Scale]] = {"influence": "nats", "self_influence": "nats"}
     reasons: ClassVar[dict[str, str]] = {"label_influence": "it explains the labels that were trained on"}
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence"})
     learned: ClassVar[tuple[str, ...]] = ("inverse_",)
     solve_bytes: ClassVar[int] = SOLVE_BYTES
     asks_validation: ClassVar[bool] = False  # for mislabel scores, in place of self-influence
@@ -108,13 +113,13 @@ class InfluenceFunction(Estimator):
 
     def _self_by_solving(self) -> Answer:
         """Self-influence with one solve for each training image, in blocks."""
-        parts, facts = [], []
-        every = torch.arange(len(self.study_.train))
-        for gradients, solved in self._blocks("train", every, f"{self.title}: self-influence"):
-            own = [(g * solved.vectors[name]).flatten(1).sum(1) for name, g in gradients.items()]
-            parts.append(torch.stack(own).sum(0))
-            facts.append(solved.facts)
-        return Answer(torch.cat(parts) / len(self.study_.train), worst(facts))
+
+        def own(gradients: Vectors, solved: Vectors) -> Vectors:
+            products = [(g * solved[name]).flatten(1).sum(1) for name, g in gradients.items()]
+            return {"own": torch.stack(products).sum(0)}
+
+        parts, facts = self._blocks("train", self._scored_ids, f"{self.title}: self-influence", own)
+        return Answer(parts["own"] / len(self.study_.train), facts)
 
     def _parameter_change(self, change: DataChange) -> Mapping[str, Tensor] | Changed:
         solved = self.inverse_.apply(self._taken_away(self._train_model(), change))
@@ -127,18 +132,37 @@ class InfluenceFunction(Estimator):
 
     def _products(self, solved: Mapping[str, Tensor]) -> Tensor:
         """Inner products of all training gradients with solved queries, over N: ``[N, M]``."""
-        products = inner_products(self._train_model(), self.study_.loss, self._samples("train"), solved)
+        samples = self._samples("train", None if self._rows is None else self._scored_ids)
+        products = inner_products(self._train_model(), self.study_.loss, samples, solved)
         return products.div_(len(self.study_.train))
 
     def _solved(self, split: str, ids: Tensor, what: str) -> Solved:
-        parts = [solved for _, solved in self._blocks(split, ids, what)]
-        vectors = {name: torch.cat([part.vectors[name] for part in parts]) for name in parts[0].vectors}
-        return Solved(vectors, worst(part.facts for part in parts))
+        return Solved(*self._blocks(split, ids, what, lambda gradients, solved: solved))
 
-    def _blocks(self, split: str, ids: Tensor, what: str) -> Iterator[tuple[Vectors, Solved]]:
-        """Gradients of some samples, and the same solved, a block at a time."""
+    def _blocks(
+        self, split: str, ids: Tensor, what: str, of: Callable[[Vectors, Vectors], Vectors]
+    ) -> tuple[Vectors, dict[str, Any]]:
+        """What becomes of some samples' gradients and of the same solved, block by block, which are a piece each.
+
+        Args:
+            split: name of a dataset.
+            ids: of its samples.
+            what: it is, for progress.
+            of: gradients and solved vectors of a block -> what is wanted of them, a row for each sample.
+
+        Returns:
+            What is wanted, of all samples, and the facts of all solves.
+        """
         model = self._query_model()
         row = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-        for some in track(list(ids.split(max(1, self.solve_bytes // row))), what):
+        home = next(model.parameters()).device
+
+        def block(some: Tensor) -> Vectors:
             gradients = per_sample_gradients(model, self.study_.loss, self._samples(split, some))
-            yield gradients, self.inverse_.apply(gradients)
+            solved = self.inverse_.apply(gradients)
+            return {_FACTS: packed(solved.facts)} | of(gradients, solved.vectors)
+
+        blocks = enumerate(track(list(ids.split(max(1, self.solve_bytes // row))), what))
+        found = [piece(f"block-{number}", partial(block, some)) for number, some in blocks]
+        facts = worst([unpacked(one.pop(_FACTS)) for one in found])
+        return {name: torch.cat([one[name] for one in found]).to(home) for name in found[0]}, facts

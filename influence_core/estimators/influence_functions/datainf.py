@@ -43,6 +43,7 @@ class DataInf(InfluenceFunction):
     good_for: ClassVar[str] = "A cheap influence function for small tensors; rough on whole networks"
     cost: ClassVar[str] = "N backward; influence 2 N + M backward; self-influence N^2 inner products"
     scales: ClassVar[dict[str, Scale]] = {}
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "mislabel_scores"})
     asks_validation: ClassVar[bool] = True
 
     damping: float = 0.1

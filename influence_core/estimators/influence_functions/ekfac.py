@@ -45,6 +45,7 @@ class EKFAC(InfluenceFunction):
     paper: ClassVar[str] = "Grosse et al. 2023; George et al. 2018"
     good_for: ClassVar[str] = "Predicts retraining nearly best, in little time: the one to explain with"
     cost: ClassVar[str] = "2 N backward + eigendecompositions; influence N + M backward"
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "self_influence", "mislabel_scores"})
     exempt: ClassVar[dict[str, str]] = {"rotated_inputs": "labels are drawn by the content of an image"}
 
     damping: float = 0.01
@@ -69,7 +70,7 @@ class EKFAC(InfluenceFunction):
 
     def _self_influence(self) -> Tensor:
         study = self.study_
-        return self.inverse_.squared_norms(study.model, study.loss, study.train) / len(study.train)
+        return self.inverse_.squared_norms(study.model, study.loss, self._scored) / len(study.train)
 
     def _mislabel_scores(self) -> Tensor:
         return self._self_influence()

@@ -16,6 +16,7 @@ class Iterative(Solving):
     That is one solve, where self-influence would take N.
     """
 
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "self_influence", "mislabel_scores"})
     asks_validation: ClassVar[bool] = True
 
     def _self_influence(self) -> Answer:

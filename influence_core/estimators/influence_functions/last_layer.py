@@ -58,6 +58,7 @@ class LastLayer(InfluenceFunction):
     paper: ClassVar[str] = "Koh and Liang 2017 (last layer)"
     good_for: ClassVar[str] = "Predicts retraining nearly as well as TRAK, in a moment, from the last layer alone"
     cost: ClassVar[str] = "N forward + one factorisation; a test image 1 forward"
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "self_influence", "mislabel_scores"})
     learned: ClassVar[tuple[str, ...]] = ("features_", "path_", "norm_share_")
 
     damping: float = 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from influence_core.errors import InvalidInput
 from influence_core.estimators.detectors.from_scratch import recipe_of
 from influence_core.gradients import inner_products
 from influence_core.models import dataset_losses
+from influence_core.pieces import piece
 from influence_core.progress import track
 from influence_core.study import Study
 from influence_core.training import train_fresh
@@ -75,13 +77,15 @@ def retrained_losses(study: Study, without: Sequence[Tensor], seed: int = 0) -> 
         float64 ``[models, V]``.
     """
     recipe, clean = recipe_of(study), study.split("validation")
-    rows = []
-    for gone in track(list(without), "Damping: retraining on halves of the training set"):
+
+    def losses(gone: Tensor) -> dict[str, Tensor]:
         stays = torch.ones(len(study.train), dtype=torch.bool)
         stays[gone] = False
         model = train_fresh(study.model, study.train.subset(stays), recipe, seed=seed, loss=study.loss)
-        rows.append(dataset_losses(model, study.loss, clean).double().cpu())
-    return torch.stack(rows)
+        return {"losses": dataset_losses(model, study.loss, clean).double().cpu()}
+
+    numbered = enumerate(track(list(without), "Damping: retraining on halves of the training set"))
+    return torch.stack([piece(f"half-{number}", partial(losses, gone))["losses"] for number, gone in numbered])
 
 
 def agreement(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,6 +19,7 @@ from influence_core.estimators.gradient_products.checkpoints import used
 from influence_core.estimators.sharpness.radius import check_ascent
 from influence_core.estimators.work import Work, parameters_of, swept
 from influence_core.gradients import Queries, inner_products, mean_gradient
+from influence_core.pieces import piece
 from influence_core.progress import track
 from influence_core.study import Study
 from influence_core.training import Checkpoint
@@ -86,6 +88,7 @@ class SAMGIF(Estimator):
         "label_influence": "it explains the labels that were trained on",
         "self_influence": "products of an image's gradients at different weights are no squares and can be negative",
     }
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "mislabel_scores"})
     learned: ClassVar[tuple[str, ...]] = ("batch_size_", "checkpoints_", "momentum_", "radii_", "weights_")
 
     form: Literal["gd", "sgd"] = "gd"
@@ -161,27 +164,42 @@ class SAMGIF(Estimator):
 
         return -self._along(gradient)[:, 0]
 
-    def _along(self, gradients: Any) -> Tensor:
+    def _along(self, gradients: Callable[[nn.Module], Queries]) -> Tensor:
         """Products of the training gradients with those of test data at a model, summed over checkpoints, [N, M]."""
         study = self.study_
         queries = gradients(study.model) if self.queries == "final" else None
         total: Tensor | None = None
-        for weight, model, rho in self._models():
-            found = queries if queries is not None else gradients(model)
-            for ids, at in self._perturbed(model, rho, torch.arange(len(study.train))):
-                products = inner_products(at, study.loss, study.train.subset(ids), found)
-                if total is None:
-                    total = products.new_zeros(len(study.train), products.shape[1])
-                total.index_add_(0, ids.to(total.device), products, alpha=weight)
-                del products  # or it would be there beside the next
+        for number, (weight, checkpoint, rho) in enumerate(self._weighted()):
+            asked = partial(self._at_checkpoint, checkpoint, rho, gradients if queries is None else queries)
+            part = piece(f"checkpoint-{number}", asked)["part"]
+            total = part.mul_(weight) if total is None else total.add_(part, alpha=weight)
+            del part  # or it would be there beside the next
         assert total is not None
         return total
+
+    def _at_checkpoint(
+        self, checkpoint: Checkpoint, rho: float, queries: Queries | Callable[[nn.Module], Queries]
+    ) -> dict[str, Tensor]:
+        """The products at one checkpoint, of the training images whose scores are asked for."""
+        study, wanted = self.study_, self._scored_ids
+        model = study.at(checkpoint)
+        found = queries if isinstance(queries, Queries) else queries(model)
+        part: Tensor | None = None
+        for ids, at in self._perturbed(model, rho, wanted):
+            products = inner_products(at, study.loss, study.train.subset(ids), found)
+            if ids is wanted:
+                return {"part": products}
+            part = products.new_zeros(len(wanted), products.shape[1]) if part is None else part
+            part[(ids - wanted[0]).to(part.device)] = products
+        assert part is not None
+        return {"part": part}
 
     def _parameter_change(self, change: DataChange) -> dict[str, Tensor]:
         study = self.study_
         total: dict[str, Tensor] = {}
         named = change.terms()[0].unique()
-        for weight, model, rho in self._models():
+        for weight, checkpoint, rho in self._weighted():
+            model = study.at(checkpoint)
             for ids, at in self._perturbed(model, rho, named):
                 part = change.of(ids)
                 gradient = term_gradient(at, study.loss, study.train.subset(part.terms()[0]), part)
@@ -189,11 +207,10 @@ class SAMGIF(Estimator):
                     total[name] = total.get(name, 0) + weight * change.size * g
         return total
 
-    def _models(self) -> Iterator[tuple[float, nn.Module, float]]:
-        """Weight, model and radius at each checkpoint."""
-        parts = list(zip(self.weights_, self.checkpoints_, self.radii_, strict=True))
-        for weight, checkpoint, rho in track(parts, f"{self.title}: checkpoints"):
-            yield weight, self.study_.at(checkpoint), rho
+    def _weighted(self) -> Iterator[tuple[float, Checkpoint, float]]:
+        """Each checkpoint with its weight and radius."""
+        every = list(zip(self.weights_, self.checkpoints_, self.radii_, strict=True))
+        return track(every, f"{self.title}: checkpoints")
 
     def _perturbed(self, model: nn.Module, rho: float, wanted: Tensor) -> Iterator[tuple[Tensor, nn.Module]]:
         """Ids of training images, and the model at the perturbed weights where their gradients are taken."""

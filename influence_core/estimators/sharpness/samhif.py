@@ -129,7 +129,7 @@ class SAMHIF(AtTheAscent):
         if not self._moving().second_term:
             return products
         study, second = self.study_, self._moving().through_the_ascent(solved)
-        return products.add_(inner_products(study.model, study.loss, study.train, second), alpha=1 / len(study.train))
+        return products.add_(inner_products(study.model, study.loss, self._scored, second), alpha=1 / len(study.train))
 
     def _changed_at(self) -> list[nn.Module]:
         return [self.perturbed_, self.study_.model] if self._moving().second_term else [self.perturbed_]

@@ -26,6 +26,7 @@ class AtTheAscent(Solving):
         "label_influence": "it explains the labels that were trained on",
         "self_influence": "products of an image's gradients at different weights are no squares and can be negative",
     }
+    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "mislabel_scores"})
     asks_validation: ClassVar[bool] = True
     learned: ClassVar[tuple[str, ...]] = ("ascent_", "perturbed_", "rho_", "rho_from_")
 
