@@ -11,6 +11,9 @@ import typer
 
 from influence_core.cli import texts
 from influence_core.cli.console import FAILED, STOPPED, as_json, command, opened, result, say, settings
+from influence_core.cli.jobs import app as jobs
+from influence_core.cli.options import Json, Out, Trust
+from influence_core.errors import InvalidInput
 
 app = typer.Typer(
     add_completion=False,
@@ -20,10 +23,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help=texts.INFLUENCE,
 )
+app.add_typer(jobs, name="jobs")
 
 StudyPath = Annotated[str, typer.Argument(metavar="STUDY", help="Folder of the study, its study.toml, or demo.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Trust = Annotated[bool, typer.Option("--trust", help="Let the study's plugin, which is Python code, run.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting; may be given again.")]
 Seed = Annotated[int, typer.Option(help="Of all random draws.")]
 Estimator = Annotated[str, typer.Option("--estimator", "-e", help="As `influence estimators` names it.")]
@@ -130,14 +132,22 @@ def score(
         str, typer.Option(help="Test images for influence: 3,17, or wrong for the misclassified.")
     ] = "wrong",
     set_: Set = None,
-    out: Annotated[Path | None, typer.Option(help="File to write, .parquet or .csv; by default CSV on stdout.")] = None,
+    out: Out = None,
+    job: Annotated[
+        bool, typer.Option("--job", help="Let a process of its own compute them, which goes on after this one.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Of a job, wait until it is through.")] = False,
     trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Ask an estimator for scores of all training images."""
+    from influence_core.cli.jobs import submitted
     from influence_core.cli.scoring import scored
 
-    facts, text = scored(opened(study, trust), estimator, what, test, settings(set_), out)
+    if wait and not job:
+        raise InvalidInput("--wait belongs to --job: without it the scores are computed here, and waited for")
+    asked = (opened(study, trust), estimator, what, test, settings(set_), out)
+    facts, text = submitted(*asked, wait) if job else scored(*asked)
     as_json(facts) if json else result(text)
 
 

@@ -42,14 +42,17 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
                 return function(*arguments, **given)
         except InfluenceError as error:
             said = str(error)
-        except KeyboardInterrupt:
-            say("stopped by Ctrl-C: nothing that was begun is left behind, and what was finished is kept")
+        except KeyboardInterrupt as stopped:
+            why = str(stopped) or "nothing that was begun is left behind, and what was finished is kept"
+            say(f"stopped by Ctrl-C: {why}")
             raise typer.Exit(STOPPED) from None
         except BrokenPipeError:  # `influence ... | head`
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # Python flushes it at the end
             raise typer.Exit(FAILED) from None
         except MemoryError:
             said = "there is not enough memory for this: influence doctor STUDY says what needs how much"
+        except TimeoutError as error:
+            said = str(error)
         except OSError as error:
             said = f"{error.filename or 'a file'} cannot be used: {error.strerror or error}"
         except typer.Exit:

@@ -12,7 +12,7 @@ from influence_core.applications import detect, relabel, to_csv, write_csv
 from influence_core.cli.console import say
 from influence_core.doctor.resources import costs
 from influence_core.errors import InvalidInput
-from influence_core.estimators import available, get, recommended
+from influence_core.estimators import Estimator, available, get, recommended
 from influence_core.estimators.calibration import calibrated
 from influence_core.files import check_encodable, keep, temporary, writing
 from influence_core.scores import Scores
@@ -47,20 +47,65 @@ def scored(study: Study, name: str, what: str, test: str, settings: dict[str, An
 
     Returns:
         Facts, and what to print.
+    """
+    estimator, ids = question(study, name, what, test, settings, out)
+    estimator.fit(study)
+    return told(study, getattr(estimator, what)(*([ids] if ids is not None else [])), out)
+
+
+def question(
+    study: Study, name: str, what: str, test: str, settings: dict[str, Any], out: Path | None
+) -> tuple[Estimator, list[int] | None]:
+    """What is asked for, before anything is computed.
+
+    Args:
+        study: of which.
+        name: of the estimator.
+        what: public method.
+        test: ids of test images, or "wrong".
+        settings: of the estimator.
+        out: file, or ``None``.
+
+    Returns:
+        The estimator, not fitted, and the ids for influence.
 
     Raises:
         InvalidInput: if a word makes no sense.
     """
     if what not in WHAT:
         raise InvalidInput(f"--what {what!r}: choose one of {', '.join(WHAT)}")
-    if out is not None and out.suffix.lower() not in (".parquet", ".csv"):
-        raise InvalidInput(f"--out {out}: give a name that ends in .parquet or .csv")
+    check_out(out)
     estimator = get(name, **settings)
     ids = _test_ids(study, test) if what == "influence" else None
     if what not in estimator.gives():
         raise estimator.lacks(what)
-    estimator.fit(study)
-    scores: Scores = getattr(estimator, what)(*([ids] if ids is not None else []))
+    return estimator, ids
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse a file that scores cannot be written to.
+
+    Args:
+        out: file, or ``None``.
+
+    Raises:
+        InvalidInput: if it is neither Parquet nor CSV.
+    """
+    if out is not None and out.suffix.lower() not in (".parquet", ".csv"):
+        raise InvalidInput(f"--out {out}: give a name that ends in .parquet or .csv")
+
+
+def told(study: Study, scores: Scores, out: Path | None) -> Answer:
+    """Scores as they are printed or written, with what to know of them on stderr.
+
+    Args:
+        study: that they are about.
+        scores: the numbers.
+        out: file, or ``None``.
+
+    Returns:
+        Facts, and what to print.
+    """
     frame = scores.to_frame()
     frame.insert(1, "sample_id", [study.train.sample_id(i) for i in scores.train_ids.tolist()])
     for caveat in scores.caveats():

@@ -75,6 +75,69 @@ Examples:
   influence score demo lastlayer --out suspects.csv
   influence score demo ekfac --what influence --test 475 --out influence.parquet
   influence score demo trak --what influence --test wrong --set dim=64
+
+\b
+With --job a process of its own computes them, which goes on when the terminal is closed; influence jobs finds it:
+  influence score demo tracin --what influence --test 475 --job
+  influence score demo tracin --what influence --test 475 --job --wait --out influence.csv
+"""
+
+JOBS = """Work that other processes do: what there is, how far it is, ending it and going on with it.
+
+A job is named by its question: whoever asks the same again finds it. When its process is killed, `resume` goes on, and
+what was finished is not computed again. One job runs at a time, on more than four cores one for every four;
+INFLUENCE_WORKERS is another number.
+
+\b
+Examples:
+  influence jobs ls
+  influence jobs wait last --out scores.csv
+"""
+
+JOBS_LS = """List jobs, the oldest first: id, state, title.
+
+queued, running, done, failed, cancelled, or lost: its process ended before the work was through.
+
+\b
+Examples:
+  influence jobs ls
+  influence jobs ls --json
+"""
+
+JOBS_LOG = """Print what a job's worker has said; after a failure, where it failed.
+
+\b
+Examples:
+  influence jobs log last --lines 20
+"""
+
+JOBS_CANCEL = """End a job within two seconds; what is finished stays.
+
+\b
+Examples:
+  influence jobs cancel last
+"""
+
+JOBS_RESUME = """Go on with a job that was cancelled, lost or failed; what is finished is not computed again.
+
+\b
+Examples:
+  influence jobs resume last
+"""
+
+JOBS_WAIT = """Wait for a job, and print its scores as `influence score` does. Ctrl-C ends the waiting alone.
+
+\b
+Examples:
+  influence jobs wait last
+  influence jobs wait last --timeout 600 --out scores.parquet
+"""
+
+JOBS_CLEAN = """Forget all jobs that have ended, and their logs; results stay.
+
+\b
+Examples:
+  influence jobs clean
 """
 
 RELABEL = """Suggest a label for every training image, the most suspicious first, as a CSV to review.

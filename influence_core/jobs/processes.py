@@ -68,8 +68,8 @@ def pid_of(process: str) -> int:
 
 
 def kill(process: str) -> None:
-    """End a process of this machine at once, and no other one that has got its number meanwhile."""
-    if _is_here(process) and named(pid_of(process)) == process:
+    """End a process of this machine at once; not this one, and no other one that has got its number meanwhile."""
+    if _is_here(process) and pid_of(process) != os.getpid() and named(pid_of(process)) == process:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid_of(process), signal.SIGKILL)
 

@@ -88,13 +88,13 @@ class Table:
             return wanted
 
     def record(self, finished: Row) -> None:
-        """Note a job whose result was there already."""
+        """Note a job whose result is there already; one that runs will say so itself."""
         with self._writing() as writer:
             known = _row(writer, finished.id)
-            if known is None or not known.under_way:
+            if known is None or known.state != "running":
                 (last,) = writer.execute("SELECT COALESCE(MAX(number), 0) FROM jobs").fetchone()
                 base = replace(finished, number=last + 1, created=time.time()) if known is None else known
-                _put(writer, replace(base, state="done", error=None, kind=None))
+                _put(writer, replace(base, state="done", error=None, kind=None, ended=time.time()))
 
     def claim(self, limit: int, process: str, worker: bool) -> Row | None:
         """Take the job whose turn it is, if there is room: one that a person looks at first, else the oldest.

@@ -47,8 +47,14 @@ class Shell:
 
 
 @pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+def shell(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Shell:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INFLUENCE_STORE", str(tmp_path_factory.mktemp("results") / "store"))
     return Shell(capsys)
 
 
@@ -120,9 +126,16 @@ def test_every_example_of_the_help_runs(
         pq.write_table(pa.table(columns), f"cifar/{name}.parquet")
     opened: list[list[str]] = []
 
+    started = subprocess.Popen
+
     class Ended:
-        def __init__(self, command: list[str], **_: object) -> None:
+        def __new__(cls, command: list[str], **given: object) -> object:
+            if "influence_core.jobs.worker" in command:
+                return started(command, **given)  # type: ignore[call-overload]
             opened.append(command)
+            return super().__new__(cls)
+
+        def __init__(self, *_: object, **__: object) -> None: ...
 
         def poll(self) -> int:
             return 0
@@ -155,7 +168,11 @@ def test_every_example_of_the_help_runs(
     assert any("--port=8600" in " ".join(command).replace("--server.port", "--port") for command in opened)
 
 
-@pytest.mark.parametrize("name", ["", "new", "doctor", "estimators", "score", "relabel", "apply", "retrain", "app"])
+COMMANDS = ("new", "doctor", "estimators", "score", "relabel", "apply", "retrain", "jobs", "app")
+JOBS = ("ls", "log", "cancel", "resume", "wait", "clean")
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS, *(f"jobs {verb}" for verb in JOBS)])
 def test_help_reads_like_a_page(name: str, shell: Shell) -> None:
     page = shell(f"influence {name} --help")
     assert max(map(len, page.splitlines())) <= 120
@@ -166,8 +183,7 @@ def test_help_reads_like_a_page(name: str, shell: Shell) -> None:
         undocumented = [line for line in page.splitlines() if re.match(r"^  --\w[\w-]*( [A-Z]+)?$", line)]
         assert len(undocumented) <= page.count("\n      ")  # what has its help on the next line
     else:
-        commands = ("new", "doctor", "estimators", "score", "relabel", "apply", "retrain", "app")
-        assert all(re.search(rf"^  {command}\b", page, re.MULTILINE) for command in commands)
+        assert all(re.search(rf"^  {command}\b", page, re.MULTILINE) for command in COMMANDS)
 
 
 # --- each command
@@ -219,6 +235,13 @@ def test_scores_as_csv_and_parquet(shell: Shell, made: Path) -> None:
         ("influence apply demo none.csv --out x", "was read from no folder"),
         ("influence retrain demo nothing", "there is no nothing"),
         ("influence app nowhere", "there is no study nowhere"),
+        ("influence score demo loss --wait", "--wait belongs to --job"),
+        ("influence score demo loss --job --out scores.csv", "--out belongs to --wait here"),
+        ("influence score demo loss --job --what wisdom", "choose one of influence"),
+        ("influence score demo loss --job --what influence", "gives no influence"),
+        ("influence jobs log 3f", "there is no job '3f'"),
+        ("influence jobs wait last --out scores.xlsx", "ends in .parquet or .csv"),
+        ("influence jobs cancel last --store /dev/null", "is a file; a store is a folder"),
     ],
 )
 def test_refusals_are_sentences(
@@ -284,6 +307,43 @@ def test_progress_is_one_line_in_a_terminal_and_few_elsewhere(monkeypatch: pytes
         assert "left" in said
         if lines == 0:
             assert said.endswith("\r")
+
+
+def test_a_job_from_the_command_line(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("influence_core.jobs.asking.dispatch", lambda *_: None)
+    monkeypatch.setattr("influence_core.jobs.job.dispatch", lambda *_: None)
+    assert shell("influence jobs ls") == "no jobs: influence score STUDY ESTIMATOR --job starts one\n"
+    first, how = shell("influence score demo loss --job").splitlines()
+    id, state, title = re.split(r" {2,}", first)
+    assert (state, title) == ("queued", "Loss (control): mislabel scores")
+    assert how == f"influence jobs wait {id} prints the scores; influence jobs ls looks"
+    assert json.loads(shell("influence score demo loss --job --json"))["id"].startswith(id)
+    assert json.loads(shell("influence jobs ls --json"))[0]["state"] == "queued"
+    shell(f"influence jobs wait {id[:4]} --timeout 0", 1)
+    assert shell.err == "Loss (control): mislabel scores is not through after 0.0 s: it goes on\n"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("influence_core.jobs.job.tick", stop)
+        shell("influence jobs wait last", 130)
+    assert (
+        shell.err
+        == f"stopped by Ctrl-C: the job goes on: ic.jobs.get('{id}').wait() comes back to it, and .cancel() ends it\n"
+    )
+    assert shell("influence jobs cancel last").split()[1] == "cancelled"
+    shell("influence jobs wait last", 1)
+    assert "it was cancelled: job.resume() goes on" in shell.err
+    assert json.loads(shell("influence jobs resume last --json"))["state"] == "queued"
+    assert json.loads(shell("influence jobs log last --json"))["lines"] == []
+    ic.run(ic.demo.digits(), "loss", "mislabel_scores")
+    assert "done" in shell("influence score demo loss --job")
+    table = shell("influence jobs wait last")
+    assert table == shell("influence score demo loss --job --wait") == shell("influence score demo loss")
+    assert json.loads(shell("influence score demo loss --job --wait --out s.csv --json"))["job"].startswith(id)
+    assert Path("s.csv").read_text() == table
+    assert json.loads(shell("influence jobs clean --json")) == {"removed": 1}
 
 
 def test_settings_are_numbers_words_and_lists() -> None:
