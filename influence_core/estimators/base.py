@@ -575,7 +575,7 @@ class Estimator(ABC):
         if kind == "influence":
             size = len(study.test)
             ids = torch.arange(size) if test is None else checked_ids(test, size, "test")
-        with measure() as cost, parts(what):
+        with measure() as cost, parts(what if self._rows is None else f"{what}/{self._rows.start}-{self._rows.stop}"):
             found = work() if ids is None else work(ids)
         answer = found if isinstance(found, Answer) else Answer(found)
         return Scores(
