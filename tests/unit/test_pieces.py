@@ -219,6 +219,34 @@ def test_parts_in_batches_of_half_the_size(name: str) -> None:
         assert float((found - whole).abs().max()) <= 1e-5 * float(whole.abs().max())
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("samgif", {"form": "sgd", "batch_size": 7}),
+        ("samgif", {"queries": "checkpoint"}),
+        ("samhif", {"variant": "paper"}),
+        ("forgetting", {"break_ties": True, "source": "checkpoints"}),
+        ("gex", {"members": 2, "detect_by": "validation"}),
+        ("vm", {"pairwise": "eq20"}),
+        ("vm", {"metric": "ekfac"}),
+        ("vm", {"metric": "ekfac", "probes": 2}),
+        ("labelcontrast", {"statistic": "norms"}),
+    ],
+)
+def test_parts_are_the_whole_with_other_settings(name: str, options: dict[str, Any]) -> None:
+    def make() -> Estimator:
+        return ic.estimators.get(name, **(QUICK.get(name, {}) | options))
+
+    assert ic.testing.check_estimator(make, only="parts_are_the_whole") == {"parts_are_the_whole": "passed"}
+
+
+def test_cosines_in_parts() -> None:
+    for name in ("tracin", "tracinrp", "trak", "randproj"):
+        estimator = ic.estimators.get(name, similarity="cosine").fit(network_study())
+        found = torch.cat([estimator.part("influence", rows).values for rows in (range(9), range(9, 24))])
+        assert torch.allclose(found, estimator.influence().values, rtol=1e-10, atol=1e-12), name
+
+
 def test_rows_that_make_no_sense() -> None:
     fitted = ic.estimators.Loss().fit(network_study())
     before = copy.deepcopy({name: value for name, value in vars(fitted).items() if name != "study_"})
