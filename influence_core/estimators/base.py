@@ -279,7 +279,7 @@ class Estimator(ABC):
 
         Raises:
             InvalidInput: if the file holds no such estimator.
-            StaleResult: if it was fitted on another study.
+            StaleResult: if it was fitted on another study, or by another version of the method.
         """
         fitted = read(path, study, lambda name: cls._named(name, path)._allowed())
         found = cls._named(fitted.name, path)
@@ -299,7 +299,8 @@ class Estimator(ABC):
         """What a file may set of this class: nothing that the class itself has, such as a method."""
         learned = frozenset(name for name in cls.declared() if not hasattr(cls, name))
         classes = [one for base in cls.__mro__ for one in vars(base).get("learned_classes", ())]
-        return Allowed(cls.title, frozenset(f.name for f in fields(cls)), learned, tuple(dict.fromkeys(classes)))
+        parameters = frozenset(f.name for f in fields(cls))
+        return Allowed(cls.title, parameters, learned, tuple(dict.fromkeys(classes)), cls.version)
 
     @classmethod
     def _named(cls, name: str, path: str | Path) -> type[Estimator]:

@@ -131,7 +131,8 @@ class Laplace(LossChanges):
     def _normals(self, study: Study) -> Iterator[Vectors]:
         """Standard normal vectors, a few at a time; a draw does not depend on how many, or on what is made of them."""
         parameters = {name: p for name, p in study.model.named_parameters() if p.requires_grad}
-        at_once = max(1, _DRAW_BYTES // sum(p.numel() * p.element_size() for p in parameters.values()))
+        size = sum(p.numel() * p.element_size() for p in parameters.values())
+        at_once = max(1, _DRAW_BYTES // size) if self.linearised else 1  # they share a sweep, but no forward pass
         generator = torch.Generator().manual_seed(self.seed)
         for some in track(torch.arange(self.samples).split(at_once), f"{self.title}: draws"):
             normal = [
