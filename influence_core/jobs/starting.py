@@ -70,7 +70,7 @@ def _start(table: Table, row: Row, most: int) -> None:
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = [sys.executable, "-P", "-m", "influence_core.jobs.worker", str(table.folder.resolve()), row.id]
     try:
-        log = _opened(table.log(row.id))
+        log = opened_log(table.log(row.id))
         try:
             child = subprocess.Popen(
                 [*words, str(row.attempt)],
@@ -94,8 +94,15 @@ def _start(table: Table, row: Row, most: int) -> None:
         table.hand(row, process)
 
 
-def _opened(path: Path) -> int:
-    """The log, to write at its end; where none can be written, the work goes on without."""
+def opened_log(path: Path) -> int:
+    """Open a log to write at its end; where none can be written, the work goes on without.
+
+    Args:
+        path: of the log.
+
+    Returns:
+        A file descriptor.
+    """
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

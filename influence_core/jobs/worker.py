@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ from influence_core.errors import InfluenceError
 from influence_core.jobs.processes import this
 from influence_core.jobs.requests import request_of
 from influence_core.jobs.row import Row, State
-from influence_core.jobs.starting import dispatch, limit
+from influence_core.jobs.starting import dispatch, limit, opened_log
 from influence_core.jobs.table import Table
 from influence_core.jobs.watching import Watch
 from influence_core.progress import listen
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if row is not None and row.attempt == int(attempt):
         row = table.hand(row, this())
     while row is not None:
+        _write_to(table.log(row.id))
         if not computed(table, row):
             return 0
         row = table.claim(limit(), this(), worker=True)
@@ -90,6 +92,16 @@ def computed(table: Table, row: Row) -> bool:
 def _compute(folder: Path, row: Row) -> None:
     torch.set_num_threads(row.threads)
     Store(folder, budget=row.budget).compute(request_of(row, trust=True))
+
+
+def _write_to(path: Path) -> None:
+    """Let all that this process says go to a job's own log, whatever says it."""
+    log = opened_log(path)
+    try:
+        for number in (1, 2):
+            os.dup2(log, number)
+    finally:
+        os.close(log)
 
 
 def _sentence(problem: Exception) -> str:
