@@ -254,6 +254,28 @@ def test_a_study_that_lacks_something_is_told_so(study: ic.Study, store: Store) 
         ic.run(study.replaced(trajectory=None), "tracin", store=store)
 
 
+def test_retrainings_go_on_where_they_broke_off(study: ic.Study, store: Store) -> None:
+    kept = ic.evaluation.draw_subsets(len(study.train), 5, seed=1)
+    whole = ic.evaluation.retrain_subsets(study, "recipe", kept, seeds=(0, 1))
+    task = ic.store.Retrainings.of(study, "recipe", kept, range(len(study.test)), (0, 1))
+    with broken_after(2):
+        store.compute(task)
+    with counted() as rest:
+        again = ic.evaluation.retrain_subsets(study, "recipe", kept, seeds=(0, 1), store=store)
+    assert rest == task.shards()[2:]
+    assert torch.equal(again.losses, whole.losses)
+    scores = ic.estimators.TracIn().fit(study).influence()
+    assert ic.evaluation.lds(study, scores, again).value == ic.evaluation.lds(study, scores, whole).value
+    made = ic.store.task_from_spec(study, json.loads(json.dumps(task.spec())))
+    assert made.key == task.key
+    named = ic.store.Retrainings.of(study, "influence_core.store.retrainings:by_recipe", kept, (0,), (0,))
+    assert named.key != task.key
+    with pytest.raises(ic.NotSupported, match="no name by which"):
+        ic.evaluation.retrain_subsets(study, lambda s, k, n: s.model, kept, store=store)
+    with pytest.raises(ic.InvalidInput, match="no function that trains"):
+        ic.evaluation.retrain_subsets(study, "nowhere:train", kept, store=store)
+
+
 # --- faults
 
 
