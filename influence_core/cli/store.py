@@ -82,16 +82,17 @@ def du(
     there = Store(store)
     removed = [] if budget is None else Store(there.path, budget=_bytes(budget)).evict()
     found = there.to_frame()
-    groups = [
-        {"study": str(study), "kind": str(kind), "count": len(some), "bytes": int(some["bytes"].sum())}
+    groups: list[tuple[str, str, int, int]] = [
+        (str(study), str(kind), len(some), int(some["bytes"].sum()))
         for (study, kind), some in found.groupby(["study", "kind"])
     ]
     if json:
-        as_json({"path": str(there.path), "bytes": int(found["bytes"].sum()), "parts": groups, "removed": len(removed)})
+        parts = [dict(zip(("study", "kind", "count", "bytes"), one, strict=True)) for one in groups]
+        as_json({"path": str(there.path), "bytes": int(found["bytes"].sum()), "parts": parts, "removed": len(removed)})
         return
     if removed:
         say(f"removed {len(removed)}, {_size(sum(one.bytes for one in removed))}")
-    lines = [f"{_size(one['bytes']):>10}  {one['count']:>4} {one['kind']:<7} {one['study']}" for one in groups]
+    lines = [f"{_size(size):>10}  {count:>4} {kind:<7} {study}" for study, kind, count, size in groups]
     result("\n".join([*lines, f"{_size(int(found['bytes'].sum())):>10}  in {there.path}"]))
 
 

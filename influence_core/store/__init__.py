@@ -4,6 +4,7 @@ from influence_core.store.catalogue import Damage, Entry
 from influence_core.store.request import Request
 from influence_core.store.retrainings import Losses, Retrainings
 from influence_core.store.run import run
+from influence_core.store.slim import slimmed
 from influence_core.store.specs import task_from_spec
 from influence_core.store.store import Progress, Store
 from influence_core.store.task import Task
@@ -18,5 +19,6 @@ __all__ = [
     "Store",
     "Task",
     "run",
+    "slimmed",
     "task_from_spec",
 ]

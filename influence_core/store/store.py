@@ -140,6 +140,10 @@ class Store:
         self.evict()
         return found
 
+    def folder(self, request: Task) -> Path | None:
+        """The folder of a finished answer; ``None`` where there is none."""
+        return self._finished(request)
+
     def fitted(self, request: Task) -> bool:
         """Whether the fitted estimator of a request is there."""
         return (self._fit(request) / FITTED).is_file()

@@ -52,7 +52,7 @@ def asked(study: ic.Study, number: int) -> Request:
 
 def answer_bytes(store: Store, request: Request) -> bytes:
     """The numbers of an answer as they lie on the disk."""
-    folder = store._finished(request)
+    folder = store.folder(request)
     assert folder is not None
     name = "change.safetensors" if request.what == "parameter_change" else "values.npy"
     return (folder / name).read_bytes()
@@ -191,7 +191,7 @@ def said_by(store: Store, request: Request, expected: bytes) -> str:
 
 def broken_off(store: Store, request: Request) -> None:
     """An answer as it is just before it is put together: the fit and the first shards."""
-    folder = store._finished(request)
+    folder = store.folder(request)
     assert folder is not None
     for path in folder.iterdir():
         path.unlink()

@@ -356,7 +356,7 @@ def test_the_answer_to_another_request_in_its_place_is_refused(study: ic.Study, 
     store.compute(mine)
     theirs = store.compute(other).values.clone()
     for name in ("result.json", "values.npy", "scores.parquet"):
-        source, target = store._finished(other), store._finished(mine)
+        source, target = store.folder(other), store.folder(mine)
         (target / name).write_bytes((source / name).read_bytes())
     with pytest.raises(ic.StaleResult, match="another request"):
         store.find(mine)
