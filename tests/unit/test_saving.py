@@ -206,7 +206,7 @@ def test_what_another_version_of_the_method_learned_is_stale(small, tmp_path, mo
     RandProj(dim=8).fit(small).save(path)
     RandProj.load(path, small)
     monkeypatch.setattr(RandProj, "version", 2)
-    with pytest.raises(StaleResult, match="holds version 1 of RandProj, .* not those of version 2 here: fit it again"):
+    with pytest.raises(StaleResult, match=r"holds version 1 of RandProj, .* not those of version 2 here: fit it again"):
         RandProj.load(path, small)
 
 
