@@ -88,7 +88,7 @@ WORKS: dict[str, tuple[Work, int]] = {
     "gex": (asked("gex", "influence", members=3, chain=1), 3),
     "gex in chains": (asked("gex", "influence", members=5, chain=2, keep_momentum=True), 3),
     "gexlinear": (asked("gexlinear", "influence", members=3), 3),
-    "laplace": (asked("laplace", "influence", samples=4), 4),
+    "laplace": (asked("laplace", "influence", samples=10), 3),
     "laplace, linearised": (asked("laplace", "influence", samples=4, linearised=True), 1),
     "tracin": (asked("tracin", "influence", "self_influence"), 8),
     "tracinrp": (asked("tracinrp", "influence"), 8),
