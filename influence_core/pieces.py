@@ -92,6 +92,23 @@ def parts(name: str) -> Iterator[None]:
         _prefix.reset(token)
 
 
+@contextmanager
+def common(name: str) -> Iterator[None]:
+    """A name in place of those around: for pieces that other parts of the same work need as well, and make alike.
+
+    Args:
+        name: of what they are.
+
+    Yields:
+        Nothing; the former prefix is back afterwards.
+    """
+    token = _prefix.set(f"{name}/")
+    try:
+        yield
+    finally:
+        _prefix.reset(token)
+
+
 def piece(name: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """One piece of the work: what is kept under its name, or else what ``make`` makes, which is kept from then on.
 

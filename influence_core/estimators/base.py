@@ -279,7 +279,7 @@ class Estimator(ABC):
 
         Raises:
             InvalidInput: if the file holds no such estimator.
-            StaleResult: if it was fitted on another study.
+            StaleResult: if it was fitted on another study, or by another version of the method.
         """
         fitted = read(path, study, lambda name: cls._named(name, path)._allowed())
         found = cls._named(fitted.name, path)
@@ -299,7 +299,8 @@ class Estimator(ABC):
         """What a file may set of this class: nothing that the class itself has, such as a method."""
         learned = frozenset(name for name in cls.declared() if not hasattr(cls, name))
         classes = [one for base in cls.__mro__ for one in vars(base).get("learned_classes", ())]
-        return Allowed(cls.title, frozenset(f.name for f in fields(cls)), learned, tuple(dict.fromkeys(classes)))
+        parameters = frozenset(f.name for f in fields(cls))
+        return Allowed(cls.title, parameters, learned, tuple(dict.fromkeys(classes)), cls.version)
 
     @classmethod
     def _named(cls, name: str, path: str | Path) -> type[Estimator]:
@@ -575,7 +576,7 @@ class Estimator(ABC):
         if kind == "influence":
             size = len(study.test)
             ids = torch.arange(size) if test is None else checked_ids(test, size, "test")
-        with measure() as cost, parts(what):
+        with measure() as cost, parts(what if self._rows is None else f"{what}/{self._rows.start}-{self._rows.stop}"):
             found = work() if ids is None else work(ids)
         answer = found if isinstance(found, Answer) else Answer(found)
         return Scores(

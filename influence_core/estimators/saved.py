@@ -26,12 +26,14 @@ class Allowed:
         parameters: names of its hyper-parameters.
         learned: names of the attributes that its ``fit`` may set.
         classes: dataclasses that a learned value may consist of, beside those of this package.
+        version: of the numbers that it gives; those of another one are stale.
     """
 
     title: str
     parameters: frozenset[str]
     learned: frozenset[str]
     classes: tuple[type, ...]
+    version: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def write(path: str | Path, fitted: Fitted, study: Study, allowed: Allowed) -> N
     facts = {
         "name": fitted.name,
         "class": fitted.kind,
+        "version": allowed.version,
         "study": study.fingerprint,
         "parameters": {n: writer.encode(v, f"parameters/{n}") for n, v in fitted.parameters.items()},
         "learned": {n: writer.encode(v, n) for n, v in fitted.learned.items()},
@@ -98,7 +101,7 @@ def read(path: str | Path, study: Study, allows: Callable[[str], Allowed]) -> Fi
 
     Raises:
         InvalidInput: if the file holds no such estimator.
-        StaleResult: if it was fitted on another study.
+        StaleResult: if it was fitted on another study, or by another version of the method.
     """
     # A file's tensors lie wherever they do in it, and products of unaligned ones round differently.
     tensors = {name: tensor.clone() for name, tensor in load_tensors(path, sealed=True).items()}
@@ -111,6 +114,12 @@ def read(path: str | Path, study: Study, allows: Callable[[str], Allowed]) -> Fi
             raise StaleResult(
                 f"{path} holds a {allowed.title} that was fitted on another study (fingerprint {facts['study'][:12]}, "
                 f"this one has {study.fingerprint[:12]}): fit it again on {study.name!r}"
+            )
+        version = facts.get("version", 1)
+        if version != allowed.version:
+            raise StaleResult(
+                f"{path} holds version {version} of {allowed.title}, whose numbers are not those of version "
+                f"{allowed.version} here: fit it again"
             )
         for name in facts["parameters"]:
             if name not in allowed.parameters:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from influence_core.errors import InvalidInput, StaleResult
 from influence_core.models import check_finite, dataset_losses, load_tensors, read_facts, save_tensors
 from influence_core.pieces import parts, piece
 from influence_core.progress import track
+from influence_core.store import Losses, Retrainings, Store
+from influence_core.store.retrainings import RECIPE
 from influence_core.study import Study
 
 Retrain = Callable[[Study, Tensor, int], nn.Module]
@@ -140,25 +142,32 @@ def draw_subsets(size: int, count: int = 50, share: float = 0.5, seed: int = 0) 
 
 def retrain_subsets(
     study: Study,
-    retrain: Retrain,
+    retrain: Retrain | str = RECIPE,
     kept: Tensor | None = None,
     test: Sequence[int] | Tensor | None = None,
     seeds: Sequence[int] = (0,),
+    *,
+    store: Store | None = None,
+    runner: Literal["local", "job"] = "local",
 ) -> Retrained:
     """Train a model on each subset and keep the losses of the test images.
 
     Args:
         study: whose training images and recipe are used.
-        retrain: trains one model.
+        retrain: trains one model: a function, its name ``module:function``, or "recipe" for that of the study.
         kept: which images each subset keeps, bool [S, N]; 50 random halves by default.
         test: ids of test images; all by default.
         seeds: one model each per subset; their losses are averaged.
+        store: where every finished training is kept, so that what is broken off goes on, and what was trained is
+            found; the function then needs a name by which another process finds it.
+        runner: "local" trains in this process; "job" in one of its own, which goes on after this one.
 
     Returns:
         The losses, for ``lds``.
 
     Raises:
-        InvalidInput: if a mask or an id does not fit the study.
+        InvalidInput: if a mask, a seed or an id does not fit the study.
+        NotSupported: if trainings are to be kept, and the function has no such name.
     """
     masks = draw_subsets(len(study.train)) if kept is None else kept
     if masks.ndim != 2 or masks.shape[1] != len(study.train) or masks.dtype != torch.bool:
@@ -166,6 +175,12 @@ def retrain_subsets(
             f"kept is {masks.dtype} {tuple(masks.shape)}; expected bool [subsets, {len(study.train)} training images]"
         )
     test_ids = chosen_ids(test, len(study.test), "test")
+    if store is not None or runner == "job":
+        task = Retrainings.of(study, retrain, masks, test_ids.tolist(), _some_seeds(seeds))
+        found = _kept(task, store, runner)
+        return Retrained(masks.clone(), found.values.clone(), test_ids, study.fingerprint, dict(found.meta))
+    if isinstance(retrain, str):
+        retrain = Retrainings.of(study, retrain, masks, (), ()).function()
     begun = time.perf_counter()
     losses = []
     for number, mask in enumerate(track(list(masks), "retraining on subsets")):
@@ -191,8 +206,7 @@ def retrained_losses(study: Study, retrain: Retrain, kept: Tensor, test_ids: Ten
     Raises:
         InvalidInput: if there is no seed.
     """
-    if not len(seeds):
-        raise InvalidInput("seeds is empty; one model is trained for each, so give at least one, such as (0,)")
+    _some_seeds(seeds)
     total = torch.zeros(len(test_ids), dtype=torch.float64)
 
     def losses(seed: int) -> dict[str, Tensor]:
@@ -202,6 +216,24 @@ def retrained_losses(study: Study, retrain: Retrain, kept: Tensor, test_ids: Ten
     for number, seed in enumerate(seeds):
         total += piece(f"model-{number}-seed-{seed}", partial(losses, seed))["losses"]
     return total / len(seeds)
+
+
+def _some_seeds(seeds: Sequence[int]) -> Sequence[int]:
+    if not len(seeds):
+        raise InvalidInput("seeds is empty; one model is trained for each, so give at least one, such as (0,)")
+    return seeds
+
+
+def _kept(task: Retrainings, store: Store | None, runner: str) -> Losses:
+    """Trainings that are kept, here or by a job."""
+    store = Store() if store is None else store
+    if runner == "local":
+        found: Losses = store.compute(task)
+        return found
+    from influence_core import jobs
+
+    waited: Any = jobs.submit_task(task, store=store).wait()
+    return cast(Losses, waited)
 
 
 def chosen_ids(ids: Sequence[int] | Tensor | None, size: int, what: str) -> Tensor:

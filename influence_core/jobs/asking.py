@@ -19,7 +19,7 @@ from influence_core.jobs.row import Row
 from influence_core.jobs.starting import CORES, dispatch, limit
 from influence_core.jobs.table import Table
 from influence_core.models import run_plugin
-from influence_core.store import Request, Store
+from influence_core.store import Request, Store, Task
 from influence_core.study import Study
 
 LAST = "last"
@@ -69,20 +69,58 @@ def submit(
         >>> job = ic.jobs.submit(ic.demo.digits(), "ekfac", "influence", test=[475])  # doctest: +SKIP
         >>> job.wait().top()  # doctest: +SKIP
     """
-    request = Request.of(study, estimator, what, test=test, **change)
+    return submit_task(
+        Request.of(study, estimator, what, test=test, **change),
+        store=store,
+        keep=keep,
+        patience=patience,
+        first=first,
+        threads=threads,
+        workers=workers,
+    )
+
+
+def submit_task(
+    task: Task,
+    *,
+    store: Store | None = None,
+    keep: bool = True,
+    patience: float = 60.0,
+    first: bool = False,
+    threads: int | None = None,
+    workers: int | None = None,
+) -> Job:
+    """Let another process do a task, such as a ``Request`` or ``Retrainings``; see ``submit``.
+
+    Args:
+        task: to do.
+        store: as of ``submit``, and so are the others.
+        keep: likewise.
+        patience: likewise.
+        first: likewise.
+        threads: likewise.
+        workers: likewise.
+
+    Returns:
+        The job.
+
+    Raises:
+        InvalidInput: if the plugin of the study has not run here.
+        NotSupported: if no other process can open the study or find the estimator.
+    """
     store = Store() if store is None else store
     table = Table(store.path)
     new = replace(
-        _row(request, _threads(threads, workers)), budget=store.budget, keep=keep, patience=patience, first=first
+        _row(task, _threads(threads, workers)), budget=store.budget, keep=keep, patience=patience, first=first
     )
-    if store.find(request) is not None:
+    if store.find(task) is not None:
         table.record(new)
-        return Job(store, request.key, request)
+        return Job(store, task.key, task)
     end = time.monotonic() + CANCEL + 1
     while table.enter(new).cancel and time.monotonic() < end:  # it ends just now, and begins again then
         time.sleep(0.05)
     dispatch(table, workers)
-    return Job(store, request.key, request)
+    return Job(store, task.key, task)
 
 
 def jobs(store: Store | None = None) -> list[Job]:
@@ -141,13 +179,13 @@ def clean(store: Store | None = None, ids: Sequence[str] | None = None) -> int:
     return len(ended)
 
 
-def _row(request: Request, threads: int) -> Row:
+def _row(request: Task, threads: int) -> Row:
     this()  # refused where nobody could say later whether a worker is alive
-    module = type(request.estimator).__module__
+    module = request.module
     here = 'ask in this process, ic.run(..., runner="local")'
     if module == "__main__":
         raise NotSupported(
-            f"{type(request.estimator).__name__} is defined in this notebook or script, where no other process finds "
+            f"what {request.title!r} asks is defined in this notebook or script, where no other process finds "
             f"it: move it into a module, or {here}"
         )
     try:

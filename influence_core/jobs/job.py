@@ -18,7 +18,7 @@ from influence_core.jobs.starting import dispatch
 from influence_core.jobs.table import Table
 from influence_core.progress import duration, tick, track
 from influence_core.scores import Scores
-from influence_core.store import Request, Store
+from influence_core.store import Store, Task
 
 LOOK = 0.2
 """Seconds between two looks of who waits."""
@@ -41,7 +41,7 @@ class Job:
         trust: whether the study's plugin may run for that.
     """
 
-    def __init__(self, store: Store, id: str, request: Request | None = None, trust: bool = False) -> None:
+    def __init__(self, store: Store, id: str, request: Task | None = None, trust: bool = False) -> None:
         self.store, self.id = store, id
         self._request, self._trust = request, trust
         self._table = Table(store.path)
@@ -89,7 +89,7 @@ class Job:
         return self.row.error
 
     @property
-    def request(self) -> Request:
+    def request(self) -> Task:
         """What was asked."""
         if self._request is None:
             self._request = request_of(self.row, self._trust)

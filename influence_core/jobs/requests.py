@@ -8,11 +8,11 @@ import json
 from influence_core.errors import InvalidInput
 from influence_core.jobs.row import Row
 from influence_core.models import run_plugin
-from influence_core.store import Request
+from influence_core.store import Task, task_from_spec
 from influence_core.study import Study
 
 
-def request_of(row: Row, trust: bool) -> Request:
+def request_of(row: Row, trust: bool) -> Task:
     """Open the study of a job and make its request.
 
     Args:
@@ -35,4 +35,4 @@ def request_of(row: Row, trust: bool) -> Request:
             f"the estimator of {row.title} is in the module {row.module!r}, which cannot be imported here ({error}): "
             "put its folder into PYTHONPATH"
         ) from error
-    return Request.from_spec(study, json.loads(row.spec))
+    return task_from_spec(study, json.loads(row.spec))

@@ -2,7 +2,23 @@
 
 from influence_core.store.catalogue import Damage, Entry
 from influence_core.store.request import Request
+from influence_core.store.retrainings import Losses, Retrainings
 from influence_core.store.run import run
+from influence_core.store.slim import slimmed
+from influence_core.store.specs import task_from_spec
 from influence_core.store.store import Progress, Store
+from influence_core.store.task import Task
 
-__all__ = ["Damage", "Entry", "Progress", "Request", "Store", "run"]
+__all__ = [
+    "Damage",
+    "Entry",
+    "Losses",
+    "Progress",
+    "Request",
+    "Retrainings",
+    "Store",
+    "Task",
+    "run",
+    "slimmed",
+    "task_from_spec",
+]

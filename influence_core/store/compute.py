@@ -21,11 +21,10 @@ from influence_core.errors import InfluenceError, NotSupported
 from influence_core.estimators import Estimator
 from influence_core.pieces import keeping
 from influence_core.progress import tick, track
-from influence_core.scores import Scores
 from influence_core.store.claims import claimed
 from influence_core.store.place import LOOK, Pieces, Place, Shard, folder_at, set_aside
-from influence_core.store.request import Request
 from influence_core.store.result import RESULT, assemble
+from influence_core.store.task import Task
 
 FITTED = "estimator.safetensors"
 PIECES = "pieces"
@@ -33,19 +32,19 @@ PIECES = "pieces"
 log = logging.getLogger("influence")
 
 
-def cut_of(request: Request) -> dict[str, Any]:
+def cut_of(task: Task) -> dict[str, Any]:
     """What else the last bits of numbers depend on: how an answer is cut, the threads, the device, and torch.
 
     Args:
-        request: the question.
+        task: the question.
 
     Returns:
         Facts in plain values.
     """
     return {
-        "rows": len(request.shards()[0]),
+        "rows": len(task.shards()[0]),
         "threads": torch.get_num_threads(),
-        "device": request.study.device.type,
+        "device": task.study.device.type,
         "torch": torch.__version__,
     }
 
@@ -55,54 +54,57 @@ def cut_name(cut: dict[str, Any]) -> str:
     return f"rows{cut['rows']}-threads{cut['threads']}-{cut['device']}-torch{cut['torch']}"
 
 
-def fitted(request: Request, folder: Path) -> Estimator:
-    """The fitted estimator of a request: from its file, or fitted now, once for all who ask.
+def fitted(task: Task, folder: Path) -> Estimator | None:
+    """The fitted estimator of a task: from its file, or fitted now, once for all who ask.
 
     Args:
-        request: the question.
+        task: the question.
         folder: of the fit.
 
     Returns:
-        The estimator. Where what it learned cannot be saved, it is fitted in each process.
+        The estimator; ``None`` where the task needs none. Where what it learned cannot be saved, it is fitted in each
+        process.
 
     Raises:
         InvalidInput: if the file cannot be written.
     """
+    if task.estimator is None:
+        return None
     path = folder_at(folder) / FITTED
     told = False
     while True:
-        found = _loaded(request, path)
+        found = _loaded(task, path)
         if found is not None:
             return found
         with claimed(folder / "fit.claim") as mine:
             if mine:
-                return _loaded(request, path) or _fit(request, folder, path)
-        told = _tell(told, f"{request.estimator.title}: another process fits it; this one waits")
+                return _loaded(task, path) or _fit(task, folder, path)
+        told = _tell(told, f"{task.estimator.title}: another process fits it; this one waits")
 
 
-def compute(request: Request, place: Place, fit: Callable[[], Estimator]) -> None:
+def compute(task: Task, place: Place, fit: Callable[[], Estimator | None]) -> None:
     """Compute the shards that are missing, and put the answer together.
 
     Args:
-        request: the question.
+        task: the question.
         place: of the shards; finished ones are in it already.
         fit: gives the fitted estimator.
 
     Raises:
         InvalidInput: if a file cannot be written.
     """
-    shards = request.shards()
+    shards = task.shards()
     if not all(place.whole(rows) for rows in shards):
         estimator = fit()
-        for _ in track(_finished(request, place, estimator, shards), request.title, len(shards)):
+        for _ in track(_finished(task, place, estimator, shards), task.title, len(shards)):
             pass
     told = False
     while not (place.folder / RESULT).is_file():
         with claimed(place.folder / "result.claim") as mine:
             if mine and not (place.folder / RESULT).is_file():
-                assemble(place, request, cut_of(request))
+                assemble(place, task, cut_of(task))
         if not mine:
-            told = _tell(told, f"{request.title}: another process writes the answer; this one waits")
+            told = _tell(told, f"{task.title}: another process writes the answer; this one waits")
     tidy(place.folder)
 
 
@@ -113,7 +115,7 @@ def tidy(folder: Path) -> None:
     shutil.rmtree(folder / PIECES, ignore_errors=True)
 
 
-def _finished(request: Request, place: Place, estimator: Estimator, shards: list[range]) -> Iterator[range]:
+def _finished(task: Task, place: Place, estimator: Estimator | None, shards: list[range]) -> Iterator[range]:
     """Each shard once it is finished, by whomever."""
     left, told = list(shards), False
     while left:
@@ -130,17 +132,17 @@ def _finished(request: Request, place: Place, estimator: Estimator, shards: list
             with place.claim(rows) as got:
                 if not got or place.has(rows) or (place.folder / RESULT).is_file():
                     continue
-                place.write(rows, _shard(request, place, estimator, rows))
+                place.write(rows, _shard(task, place, estimator, rows))
                 mine = True
             left.remove(rows)
             yield rows
         if left and not mine and not any(place.has(rows) for rows in left):
-            told = _tell(told, f"{request.title}: another process computes the rest; this one waits")
+            told = _tell(told, f"{task.title}: another process computes the rest; this one waits")
 
 
-def _shard(request: Request, place: Place, estimator: Estimator, rows: range) -> Shard:
+def _shard(task: Task, place: Place, estimator: Estimator | None, rows: range) -> Shard:
     try:
-        return _computed(request, place, estimator, rows, False)
+        return _computed(task, place, estimator, rows, False)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, InfluenceError) or not _out_of_memory(error):
             raise
@@ -148,56 +150,42 @@ def _shard(request: Request, place: Place, estimator: Estimator, rows: range) ->
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     log.warning(
-        "%s: memory ran out; images %d to %d are tried with half the batch", request.title, rows.start, rows.stop - 1
+        "%s: memory ran out; images %d to %d are tried with half the batch", task.title, rows.start, rows.stop - 1
     )
     with halved():
-        return _computed(request, place, estimator, rows, True)
+        return _computed(task, place, estimator, rows, True)
 
 
-def _computed(request: Request, place: Place, estimator: Estimator, rows: range, again: bool) -> Shard:
+def _computed(task: Task, place: Place, estimator: Estimator | None, rows: range, again: bool) -> Shard:
     # what is begun anew with other batches has pieces of its own
     folder = place.folder / (f"{PIECES}-halved" if again else PIECES)
-    with Pieces(folder, request.key) as pieces, keeping(pieces):
-        if request.what == "parameter_change":
-            change = estimator.parameter_change(**request.arguments())
-            return Shard(dict(change), {"meta": change.meta, "halved": again})
-        if request.by_rows:
-            scores = estimator.part(request.what, rows, **request.arguments())
-        else:
-            scores = getattr(estimator, request.what)(**request.arguments())
-    return Shard({"values": scores.values}, _facts(scores) | {"halved": again})
+    with Pieces(folder, task.key) as pieces, keeping(pieces):
+        shard = task.compute(estimator, rows)
+    return Shard(shard.tensors, {**shard.facts, "halved": again})
 
 
-def _facts(scores: Scores) -> dict[str, Any]:
-    return {
-        "kind": scores.kind,
-        "scale": scores.scale,
-        "coverage": [scores.coverage.parameters, scores.coverage.gradient_norm],
-        "meta": dict(scores.meta),
-    }
-
-
-def _loaded(request: Request, path: Path) -> Estimator | None:
-    if not path.is_file():
+def _loaded(task: Task, path: Path) -> Estimator | None:
+    if task.estimator is None or not path.is_file():
         return None
     try:
-        return type(request.estimator).load(path, request.study)
+        return type(task.estimator).load(path, task.study)
     except InfluenceError as error:
         set_aside(path, error)
         return None
 
 
-def _fit(request: Request, folder: Path, path: Path) -> Estimator:
-    estimator = type(request.estimator)(**request.estimator.get_params())
-    with Pieces(folder / PIECES, request.fit_key) as pieces, keeping(pieces):
-        estimator.fit(request.study)
+def _fit(task: Task, folder: Path, path: Path) -> Estimator:
+    assert task.estimator is not None
+    estimator = type(task.estimator)(**task.estimator.get_params())
+    with Pieces(folder / PIECES, task.fit_key) as pieces, keeping(pieces):
+        estimator.fit(task.study)
     try:
         estimator.save(path)
     except NotSupported as error:
         log.info("%s: what it learned is not kept: %s", estimator.title, error)
         return estimator
     shutil.rmtree(folder / PIECES, ignore_errors=True)
-    return type(request.estimator).load(path, request.study)  # as all others see it: aligned in memory alike
+    return type(task.estimator).load(path, task.study)  # as all others see it: aligned in memory alike
 
 
 def _tell(told: bool, words: str) -> bool:

@@ -58,7 +58,7 @@ def set_aside(path: Path, error: Exception) -> None:
     """
     with contextlib.suppress(FileNotFoundError):
         path.replace(path.with_name(path.name + DAMAGED))
-    said = f"{error} It was set aside as {path.name}{DAMAGED}, and its numbers are computed again."
+    said = f"{path} was set aside as {path.name}{DAMAGED}, and its numbers are computed again. Why: {error}"
     log.warning("%s", said)
     warnings.warn(said, DamageWarning, stacklevel=2)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,10 +17,10 @@ from influence_core.estimators import Estimator, all_estimators, get
 from influence_core.estimators.changes import checked_ids, data_change
 from influence_core.estimators.state import Reader, Writer
 from influence_core.identity import add_tensor, check_identified, identify
+from influence_core.scores import Coverage, Scores
+from influence_core.store.place import Shard
+from influence_core.store.task import FORMAT, Task, key_of
 from influence_core.study import Study
-
-FORMAT = 1
-"""Of what is stored; another one makes other keys."""
 
 LEAST_ROWS, MOST_ROWS, SHARDS = 128, 1024, 64
 """Training images of a shard at least and at most, and how many shards are meant to be between."""
@@ -39,7 +38,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Request:
+class Request(Task):
     """A question whose answer can be stored: made by ``Request.of``.
 
     Attributes:
@@ -136,21 +135,6 @@ class Request:
         test = None if self.test is None else list(self.test)
         return {**self.about_fit, "what": self.what, "test": test, "change": dict(self.change)}
 
-    @cached_property
-    def fit_key(self) -> str:
-        """Name of the fitted estimator: 32 hexadecimal digits."""
-        return _key(self.about_fit)
-
-    @cached_property
-    def key(self) -> str:
-        """Name of the answer: 32 hexadecimal digits, the same in every process."""
-        return _key(self.about)
-
-    @cached_property
-    def family(self) -> str:
-        """Name of all answers that are about other test images and the same in all else."""
-        return _key({**self.about, "test": None})
-
     @property
     def title(self) -> str:
         """What is asked, for a person."""
@@ -226,7 +210,50 @@ class Request:
         estimator = kind(**{name: reader.decode(value) for name, value in spec["parameters"].items()})
         test = None if spec["test"] is None else tuple(spec["test"])
         found = cls(study, estimator, spec["what"], test, dict(spec["change"]))
-        return found, _key({name: value for name, value in spec.items() if name != "data"})
+        return found, key_of({name: value for name, value in spec.items() if name != "data"})
+
+    @property
+    def module(self) -> str:
+        """The module of the estimator."""
+        return type(self.estimator).__module__
+
+    @property
+    def is_change(self) -> bool:
+        """Whether a change of the weights is asked for."""
+        return self.what == "parameter_change"
+
+    def compute(self, estimator: Estimator | None, rows: range) -> Shard:
+        """Ask a fitted estimator about some training images."""
+        assert estimator is not None
+        if self.is_change:
+            change = estimator.parameter_change(**self.arguments())
+            return Shard(dict(change), {"meta": change.meta})
+        if self.by_rows:
+            scores = estimator.part(self.what, rows, **self.arguments())
+        else:
+            scores = getattr(estimator, self.what)(**self.arguments())
+        facts = {
+            "kind": scores.kind,
+            "scale": scores.scale,
+            "coverage": [scores.coverage.parameters, scores.coverage.gradient_norm],
+            "meta": dict(scores.meta),
+        }
+        return Shard({"values": scores.values}, facts)
+
+    def answer(self, values: Tensor, ids: Tensor, facts: Mapping[str, Any]) -> Scores:
+        """Scores of some training images, as the estimator itself would give them."""
+        return Scores(
+            values=values,
+            train_ids=ids,
+            kind=facts["kind"],
+            scale=facts["scale"],
+            test_ids=None if self.test is None else torch.tensor(self.test),
+            coverage=Coverage(*facts["coverage"]),
+            meta=facts["meta"],
+            train=self.study.train,
+            test=self.study.test,
+            study=self.study,
+        )
 
     def arguments(self) -> dict[str, Any]:
         """What the public method is called with."""
@@ -265,10 +292,6 @@ def _checked_change(study: Study, given: Mapping[str, Any]) -> dict[str, Any]:
         found["weight"] = sorted([int(i), float(weight)] for i, weight in given["weight"].items())
     assert len(change.ids)
     return found
-
-
-def _key(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _hash(tensor: Tensor) -> str:

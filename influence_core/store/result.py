@@ -22,13 +22,13 @@ from influence_core.errors import InvalidInput, StaleResult
 from influence_core.estimators import ParameterChange
 from influence_core.files import keep, sha256_of, temporary, writing
 from influence_core.models import load_tensors, save_tensors
-from influence_core.scores import Coverage, Scores
 from influence_core.store.place import Place, Shard
-from influence_core.store.request import Request
 from influence_core.store.sealed import read_sealed, write_sealed
 from influence_core.store.tables import TOP, WIDE, write_scores, write_top
+from influence_core.store.task import Task
 
-Result = Scores | ParameterChange
+Result = Any
+"""What a task answers: ``Scores``, a ``ParameterChange``, or what else it makes of its numbers."""
 
 RESULT, VALUES, CHANGE = "result.json", "values.npy", "change.safetensors"
 _AS_BITS = {torch.bfloat16: torch.int16}
@@ -38,91 +38,65 @@ _verified: dict[Path, tuple[int, ...]] = {}
 _guard = threading.Lock()
 
 
-def assemble(place: Place, request: Request, cut: Mapping[str, Any]) -> None:
+def assemble(place: Place, task: Task, cut: Mapping[str, Any]) -> None:
     """Make the answer out of its shards, one of which is in memory at a time; the shards are not removed.
 
     Args:
         place: of the shards.
-        request: that they answer.
+        task: that they answer.
         cut: how it was cut, for the facts.
 
     Raises:
         InvalidInput: if a shard is damaged, or a file cannot be written.
     """
-    shards = request.shards()
-    facts: dict[str, Any] = {"key": request.key, "study": request.study.fingerprint, "cut": dict(cut)}
-    if request.what == "parameter_change":
+    shards = task.shards()
+    facts: dict[str, Any] = {"key": task.key, "study": task.study.fingerprint, "cut": dict(cut)}
+    if task.is_change:
         only = place.read(shards[0])
         save_tensors(place.folder / CHANGE, only.tensors)
         facts |= {"meta": dict(only.facts["meta"]), "files": _hashes(place.folder, [CHANGE])}
     else:
         facts |= _joined([place.read(rows).facts for rows in shards], shards)
         first = place.read(shards[0]).tensors["values"]
-        shape = (len(request.study.train), *first.shape[1:])
+        shape = (sum(len(rows) for rows in shards), *first.shape[1:])
         facts |= {"shape": list(shape), "dtype": str(first.dtype).removeprefix("torch.")}
         _write_values(place, shards, shape, first.dtype)
         values = _mapped(place.folder / VALUES, shape, first.dtype)
-        names = request.column_names(shape)
+        names = task.column_names(shape)
         if len(names) <= WIDE:
             write_scores(place.folder, values, names)
             files = [VALUES, "scores.parquet"]
         else:
-            write_top(place.folder, values, request.test or ())
+            write_top(place.folder, values, task.test or ())
             files = [VALUES, "top.parquet"]
         facts["files"] = _hashes(place.folder, files)
     write_sealed(place.folder / RESULT, facts)
 
 
-def open_result(folder: Path, request: Request) -> Result:
+def open_result(folder: Path, task: Task) -> Result:
     """Read a finished answer; its numbers stay on the disk until they are looked at.
 
     Args:
         folder: of it.
-        request: that it answers.
+        task: that it answers.
 
     Returns:
         Scores, or the change of the weights.
 
     Raises:
         InvalidInput: if a file is damaged.
-        StaleResult: if it answers another request.
+        StaleResult: if it answers another task.
     """
     facts = read_sealed(folder / RESULT)
-    if (facts.get("key"), facts.get("study")) != (request.key, request.study.fingerprint):
+    if (facts.get("key"), facts.get("study")) != (task.key, task.study.fingerprint):
         raise StaleResult(f"{folder} holds the answer to another request: remove it.")
     verify(folder, facts)
-    study, meta = request.study, {**facts["meta"], "stored": facts["key"]}
-    if request.what == "parameter_change":
+    study, meta = task.study, {**facts["meta"], "stored": facts["key"]}
+    if task.is_change:
         change = load_tensors(folder / CHANGE, sealed=True)
         return ParameterChange({name: tensor.to(study.device) for name, tensor in change.items()}, meta)
     values = _mapped(folder / VALUES, tuple(facts["shape"]), getattr(torch, facts["dtype"]))
-    return scores_of(request, values, torch.arange(len(study.train)), facts | {"meta": meta})
-
-
-def scores_of(request: Request, values: Tensor, train_ids: Tensor, facts: Mapping[str, Any]) -> Scores:
-    """Scores of some training images, as the estimator itself would give them.
-
-    Args:
-        request: that they answer.
-        values: [n], [n, M] or [n, K].
-        train_ids: int64 [n].
-        facts: kind, scale, coverage and meta.
-
-    Returns:
-        The scores.
-    """
-    return Scores(
-        values=values,
-        train_ids=train_ids,
-        kind=facts["kind"],
-        scale=facts["scale"],
-        test_ids=None if request.test is None else torch.tensor(request.test),
-        coverage=Coverage(*facts["coverage"]),
-        meta=facts["meta"],
-        train=request.study.train,
-        test=request.study.test,
-        study=request.study,
-    )
+    return task.answer(values, torch.arange(len(values)), facts | {"meta": meta})
 
 
 def joined(shards: Sequence[Shard], rows: Sequence[range]) -> dict[str, Any]:
@@ -182,7 +156,7 @@ def _joined(facts: Sequence[Mapping[str, Any]], rows: Sequence[range]) -> dict[s
         )
     if warned:
         meta["warnings"] = list(dict.fromkeys(warned))
-    return {"kind": first["kind"], "scale": first["scale"], "coverage": first["coverage"], "meta": meta}
+    return {name: value for name, value in first.items() if name not in ("key", "rows", "halved")} | {"meta": meta}
 
 
 def _write_values(place: Place, shards: Sequence[range], shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -230,6 +204,5 @@ __all__ = [
     "forget_verified",
     "joined",
     "open_result",
-    "scores_of",
     "verify",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,9 @@ from influence_core.store.claims import claimed
 from influence_core.store.compute import FITTED, compute, cut_name, cut_of, fitted, tidy
 from influence_core.store.place import LOOK, Place, folder_at, set_aside
 from influence_core.store.request import Request
-from influence_core.store.result import RESULT, Result, joined, open_result, scores_of
+from influence_core.store.result import RESULT, Result, joined, open_result
 from influence_core.store.sealed import read_sealed, write_sealed
+from influence_core.store.task import Task
 
 STORE = "INFLUENCE_STORE"
 """Environment variable that names another folder for the store."""
@@ -91,7 +92,7 @@ class Store:
         """Where it is."""
         return f"Store({str(self.path)!r})"
 
-    def find(self, request: Request) -> Result | None:
+    def find(self, request: Task) -> Result | None:
         """The answer, if it is there; nothing is computed.
 
         Args:
@@ -111,7 +112,7 @@ class Store:
         with self._used(folder.parent):
             return open_result(folder, request) if (folder / RESULT).is_file() else None
 
-    def compute(self, request: Request) -> Result:
+    def compute(self, request: Task) -> Result:
         """The answer: what is there, and what is missing computed now.
 
         It goes on where others stopped, and shares the work with others who ask for the same now. Progress is reported
@@ -131,7 +132,7 @@ class Store:
         if found is not None:
             return found
         work, fit = self._work(request), self._fit(request)
-        with self._used(work), self._used(fit.parent):
+        with self._used(work), self._used(fit.parent) if request.estimator is not None else nullcontext():
             self._describe(request)
             place = Place(folder_at(work / cut_name(cut_of(request))), request.key)
             compute(request, place, partial(fitted, request, fit))
@@ -139,11 +140,15 @@ class Store:
         self.evict()
         return found
 
-    def fitted(self, request: Request) -> bool:
+    def folder(self, request: Task) -> Path | None:
+        """The folder of a finished answer; ``None`` where there is none."""
+        return self._finished(request)
+
+    def fitted(self, request: Task) -> bool:
         """Whether the fitted estimator of a request is there."""
         return (self._fit(request) / FITTED).is_file()
 
-    def progress(self, request: Request) -> Progress:
+    def progress(self, request: Task) -> Progress:
         """How far the answer is.
 
         Args:
@@ -163,7 +168,7 @@ class Store:
             return Progress(0, len(shards), "fitting")
         return Progress(len(done), len(shards), "shards", self._seconds_left(place, done, shards))
 
-    def partial(self, request: Request) -> Scores | None:
+    def partial(self, request: Task) -> Scores | None:
         """The scores of the training images that are finished so far.
 
         Args:
@@ -172,7 +177,7 @@ class Store:
         Returns:
             Scores whose ``train_ids`` are these images; ``None`` while there are none.
         """
-        if request.what == "parameter_change":
+        if request.is_change:
             return None
         if self._finished(request) is not None:
             found = self.find(request)
@@ -190,7 +195,7 @@ class Store:
             return None
         ids = torch.cat([torch.arange(one.start, one.stop) for one in rows])
         values = torch.cat([one.tensors["values"] for one in shards])
-        return scores_of(request, values, ids, joined(shards, rows))
+        return request.answer(values, ids, joined(shards, rows))
 
     def entries(self) -> list[Entry]:
         """All that is stored, what was used last first."""
@@ -234,7 +239,7 @@ class Store:
         """
         return [] if self.budget is None else catalogue.evict(self.path, self.budget)
 
-    def _sound(self, request: Request) -> Result | None:
+    def _sound(self, request: Task) -> Result | None:
         """The answer; a damaged one is set aside, where it is ours to change."""
         while True:
             folder = self._finished(request)
@@ -248,14 +253,14 @@ class Store:
                 set_aside(folder / RESULT, error)
                 tidy(folder)
 
-    def _work(self, request: Request) -> Path:
+    def _work(self, request: Task) -> Path:
         return self.path / "works" / request.family / request.key
 
-    def _fit(self, request: Request) -> Path:
+    def _fit(self, request: Task) -> Path:
         cut = cut_of(request)
         return self.path / "fits" / request.fit_key / f"threads{cut['threads']}-{cut['device']}-torch{cut['torch']}"
 
-    def _finished(self, request: Request) -> Path | None:
+    def _finished(self, request: Task) -> Path | None:
         """The folder of a whole answer: with our number of threads, or else any."""
         mine = cut_name(cut_of(request))
         for root in (self.path, *self.also):
@@ -266,9 +271,9 @@ class Store:
                 return folders[0].parent
         return None
 
-    def _among_others(self, request: Request) -> Scores | None:
+    def _among_others(self, request: Task) -> Scores | None:
         """The columns of an answer about more test images; one that is damaged is passed over."""
-        if request.test is None:
+        if request.test is None or not isinstance(request, Request):
             return None
         for root in (self.path, *self.also):
             for path in sorted((root / "works" / request.family).glob(f"*/*/{RESULT}")):
@@ -280,7 +285,7 @@ class Store:
                         return _columns(open_result(path.parent, other), request.test)
         return None
 
-    def _furthest(self, request: Request) -> Place | None:
+    def _furthest(self, request: Task) -> Place | None:
         """The place with the most shards."""
         places = [Place(path, request.key) for path in sorted(self._work(request).glob("rows*")) if path.is_dir()]
         shards = request.shards()
@@ -295,12 +300,14 @@ class Store:
         seconds = sum(one["meta"]["seconds"] for one in facts)
         return float(seconds / images * sum(len(rows) for rows in shards if rows not in done))
 
-    def _describe(self, request: Request) -> None:
+    def _describe(self, request: Task) -> None:
         """Say in each folder what it is about."""
         for folder, about, title in (
             (self._work(request), request.about, request.title),
-            (self._fit(request).parent, request.about_fit, f"{request.estimator.title}: fit"),
+            (self._fit(request).parent, request.about_fit, f"{request.title.partition(':')[0]}: fit"),
         ):
+            if not about:
+                continue
             if not (folder / ABOUT).is_file():
                 facts = {"title": title, "study_name": request.study.name, "about": about}
                 write_sealed(folder / ABOUT, facts)

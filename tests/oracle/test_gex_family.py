@@ -227,7 +227,7 @@ def test_laplace_is_losses_at_draws_with_the_dense_covariance(small, name, linea
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_draws_have_the_covariance_of_the_formula(small, name):
     estimator = Laplace(**STRUCTURES[name], samples=6_000, scale=2.0)
-    blocks = [flatten(block, shapes(small)) for block in estimator._draws(small, estimator._inverse(small).root())]
+    blocks = [flatten(draw(), shapes(small)) for draw in estimator._draws(small, estimator._inverse(small).root())]
     draws = torch.cat(blocks)
     assert draws.shape == (6_000, 183)
     covariance = 4.0 * dense_covariance(small, estimator)

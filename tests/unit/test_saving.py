@@ -201,6 +201,15 @@ def test_a_variant_is_not_taken_for_what_it_derives_from(small, tmp_path):
             cls.load(path, small)
 
 
+def test_what_another_version_of_the_method_learned_is_stale(small, tmp_path, monkeypatch):
+    path = tmp_path / "e.safetensors"
+    RandProj(dim=8).fit(small).save(path)
+    RandProj.load(path, small)
+    monkeypatch.setattr(RandProj, "version", 2)
+    with pytest.raises(StaleResult, match=r"holds version 1 of RandProj, .* not those of version 2 here: fit it again"):
+        RandProj.load(path, small)
+
+
 def test_a_family_loads_its_own(small, tmp_path):
     class Family(TracIn):
         """Nothing of it is listed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -22,6 +22,8 @@ from influence_core.progress import track
 from influence_core.study import Study
 
 _DRAW_BYTES = 64 * 2**20
+_PASSES = 4
+"""Draws of a piece of the work, where each takes a forward pass."""
 
 
 @dataclass
@@ -113,13 +115,12 @@ class Laplace(LossChanges):
         root = inverse.root()
         bases = {split: reduced(study.losses(split), split).clamp_min(self.loss_floor) for split in splits}
 
-        def changes(normal: Vectors) -> dict[str, Tensor]:
-            draws = {name: factor * moved for name, moved in root.apply(normal).vectors.items()}
+        def changes(draw: Callable[[], Vectors]) -> dict[str, Tensor]:
+            draws = draw()
             return {split: torch.stack(self._changed(study, split, draws, base)) for split, base in bases.items()}
 
-        factor = self.scale / len(study.train) ** 0.5
-        normals = enumerate(self._normals(study))
-        seen = [piece(f"draws-{number}", partial(changes, normal)) for number, normal in normals]
+        numbered = enumerate(self._draws(study, root))
+        seen = [piece(f"draws-{number}", partial(changes, draw)) for number, draw in numbered]
         return {split: torch.cat([one[split] for one in seen]).T.contiguous() for split in splits}
 
     def _changed(self, study: Study, split: str, draws: Vectors, base: Tensor) -> list[Tensor]:
@@ -128,17 +129,23 @@ class Laplace(LossChanges):
         losses = (reduced(study.loss(outputs, study.split(split).labels), split) for outputs in every)
         return [found.clamp_min(self.loss_floor) - base for found in losses]
 
-    def _normals(self, study: Study) -> Iterator[Vectors]:
-        """Standard normal vectors, a few at a time; a draw does not depend on how many, or on what is made of them."""
+    def _draws(self, study: Study, root: InverseCurvature) -> Iterator[Callable[[], Vectors]]:
+        r""":math:`\psi - \theta^*`, a few at a time; a draw does not depend on how many, or whether others are made."""
         parameters = {name: p for name, p in study.model.named_parameters() if p.requires_grad}
-        at_once = max(1, _DRAW_BYTES // sum(p.numel() * p.element_size() for p in parameters.values()))
+        size = sum(p.numel() * p.element_size() for p in parameters.values())
+        at_once = max(1, min(_DRAW_BYTES // size, self.samples if self.linearised else _PASSES))  # they share sweeps
         generator = torch.Generator().manual_seed(self.seed)
         for some in track(torch.arange(self.samples).split(at_once), f"{self.title}: draws"):
             normal = [
                 {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in parameters.items()}
                 for _ in some
             ]
-            yield {name: torch.stack([one[name] for one in normal]).to(p) for name, p in parameters.items()}
+            stacked = {name: torch.stack([one[name] for one in normal]).to(p) for name, p in parameters.items()}
+            yield partial(self._moved, study, root, stacked)
+
+    def _moved(self, study: Study, root: InverseCurvature, normal: Vectors) -> Vectors:
+        factor = self.scale / len(study.train) ** 0.5
+        return {name: factor * moved for name, moved in root.apply(normal).vectors.items()}
 
     def _outputs(self, study: Study, split: str, draws: Vectors) -> Iterator[Tensor]:
         """The outputs of a dataset for each draw, [n, K] on the CPU."""

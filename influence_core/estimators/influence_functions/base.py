@@ -18,7 +18,7 @@ from influence_core.estimators.base import Estimator
 from influence_core.estimators.changes import DataChange, term_gradient
 from influence_core.estimators.work import Work, parameters_of, swept
 from influence_core.gradients import inner_products, mean_gradient, per_sample_gradients
-from influence_core.pieces import packed, piece, unpacked
+from influence_core.pieces import common, packed, piece, unpacked
 from influence_core.progress import track
 from influence_core.scores import Scale
 from influence_core.study import Study
@@ -107,9 +107,17 @@ class InfluenceFunction(Estimator):
 
     def _against_validation(self) -> Answer:
         """Minus the influence on the mean validation loss, [N]: large for images that harm it."""
-        gradient = mean_gradient(self._query_model(), self.study_.loss, self._samples("validation"))
-        solved = self.inverse_.apply({name: g[None] for name, g in gradient.items()})
-        return Answer(-self._products(solved.vectors)[:, 0], solved.facts)
+
+        def solve() -> Vectors:
+            gradient = mean_gradient(self._query_model(), self.study_.loss, self._samples("validation"))
+            solved = self.inverse_.apply({name: g[None] for name, g in gradient.items()})
+            return {_FACTS: packed(solved.facts)} | solved.vectors
+
+        with common("queries"):  # whichever training images are asked about
+            found = piece("validation", solve)
+        facts = unpacked(found.pop(_FACTS))
+        home = next(self._query_model().parameters()).device
+        return Answer(-self._products({name: one.to(home) for name, one in found.items()})[:, 0], facts)
 
     def _self_by_solving(self) -> Answer:
         """Self-influence with one solve for each training image, in blocks."""
@@ -137,7 +145,8 @@ class InfluenceFunction(Estimator):
         return products.div_(len(self.study_.train))
 
     def _solved(self, split: str, ids: Tensor, what: str) -> Solved:
-        return Solved(*self._blocks(split, ids, what, lambda gradients, solved: solved))
+        with common("queries"):  # whichever training images are asked about
+            return Solved(*self._blocks(split, ids, what, lambda gradients, solved: solved))
 
     def _blocks(
         self, split: str, ids: Tensor, what: str, of: Callable[[Vectors, Vectors], Vectors]

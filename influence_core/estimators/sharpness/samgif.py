@@ -88,7 +88,6 @@ class SAMGIF(Estimator):
         "label_influence": "it explains the labels that were trained on",
         "self_influence": "products of an image's gradients at different weights are no squares and can be negative",
     }
-    by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "mislabel_scores"})
     learned: ClassVar[tuple[str, ...]] = ("batch_size_", "checkpoints_", "momentum_", "radii_", "weights_")
 
     form: Literal["gd", "sgd"] = "gd"
