@@ -13,6 +13,7 @@ from influence_core.cli import texts
 from influence_core.cli.console import FAILED, STOPPED, as_json, command, opened, result, say, settings
 from influence_core.cli.jobs import app as jobs
 from influence_core.cli.options import Json, Out, Trust
+from influence_core.cli.store import app as store
 from influence_core.errors import InvalidInput
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
     help=texts.INFLUENCE,
 )
 app.add_typer(jobs, name="jobs")
+app.add_typer(store, name="store")
 
 StudyPath = Annotated[str, typer.Argument(metavar="STUDY", help="Folder of the study, its study.toml, or demo.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting; may be given again.")]

@@ -10,6 +10,7 @@ import typer
 
 from influence_core.cli import store_texts as texts
 from influence_core.cli.console import FAILED, as_json, command, result, say
+from influence_core.cli.options import Json
 from influence_core.errors import InvalidInput
 from influence_core.store import Entry, Store
 
@@ -18,7 +19,6 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=texts.STORE)
 StorePath = Annotated[
     Path | None, typer.Option("--store", help="Its folder; by default INFLUENCE_STORE, or the user's cache.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -20,15 +18,6 @@ TOP = 100
 """Of each side."""
 
 _ROWS, _TESTS = 8192, 64
-_TOP = pa.schema(
-    [
-        ("test_id", pa.int64()),
-        ("side", pa.string()),
-        ("rank", pa.int32()),
-        ("train_id", pa.int64()),
-        ("score", pa.float64()),
-    ]
-)
 
 
 def write_scores(folder: Path, values: Tensor, names: Sequence[str]) -> Path:
@@ -45,6 +34,9 @@ def write_scores(folder: Path, values: Tensor, names: Sequence[str]) -> Path:
     Raises:
         InvalidInput: if it cannot be written.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     path, columns = folder / "scores.parquet", values if values.ndim > 1 else values[:, None]
     kind = pa.float64() if values.dtype == torch.float64 else pa.float32()
     schema = pa.schema([("train_id", pa.int64()), *((name, kind) for name in names)])
@@ -74,15 +66,20 @@ def write_top(folder: Path, values: Tensor, test_ids: Sequence[int]) -> Path:
     Raises:
         InvalidInput: if it cannot be written.
     """
-    path = folder / "top.parquet"
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = ("test_id", "side", "rank", "train_id", "score")
+    kinds = (pa.int64(), pa.string(), pa.int32(), pa.int64(), pa.float64())
+    schema, path = pa.schema(list(zip(names, kinds, strict=True))), folder / "top.parquet"
     with writing(path), temporary(folder, path.name) as part:
-        with pq.ParquetWriter(part, _TOP) as writer:
+        with pq.ParquetWriter(part, schema) as writer:
             for begin in range(0, len(test_ids), _TESTS):
-                rows: list[list[Any]] = [[] for _ in _TOP]
+                rows: list[list[Any]] = [[] for _ in names]
                 for place, test_id in enumerate(test_ids[begin : begin + _TESTS], start=begin):
                     _extend(rows, test_id, values[:, place].double())
-                arrays = [pa.array(row, one.type) for row, one in zip(rows, _TOP, strict=True)]
-                writer.write_table(pa.Table.from_arrays(arrays, schema=_TOP))
+                arrays = [pa.array(row, one.type) for row, one in zip(rows, schema, strict=True)]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
         keep(part, path)
     return path
 

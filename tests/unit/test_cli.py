@@ -21,7 +21,7 @@ import torch
 
 import influence_core as ic
 from influence_core import serving
-from influence_core.cli import main, showing, texts
+from influence_core.cli import main, showing, store_texts, texts
 from influence_core.cli.console import settings, shown_progress
 from tests.broken_studies import NAMES, bars, encoded_bars, session, sound
 
@@ -73,7 +73,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def examples() -> list[str]:
-    every = [value for name, value in vars(texts).items() if name.isupper()]
+    every = [value for one in (texts, store_texts) for name, value in vars(one).items() if name.isupper()]
     return [line.strip() for text in every for line in text.splitlines() if line.startswith("  influence ")]
 
 
