@@ -5,14 +5,14 @@ from parts import errors, frame, jobs_table, store_panel, stored, underway
 
 import influence_core as ic
 
-POLL = 2.0
-"""Seconds between two looks while something runs."""
+POLL = 2.0  # seconds between two looks while something runs
 EMPTY = (
     "No jobs yet. What takes longer than a few seconds becomes a job: a process of its own, which goes on when the "
     "browser or this server ends, and whose finished parts are kept whatever happens. Explain, Mislabels and Relabel "
-    "start one where an estimator takes its time; so do a notebook and a terminal:"
+    "start one where an estimator takes its time; so do a notebook and, without the exclamation mark, a terminal:"
 )
-EXAMPLE = 'job = ic.jobs.submit(study, "ekfac", "influence", test=[17])  # and job.wait() gives the scores'
+EXAMPLE = """job = ic.jobs.submit(study, "ekfac", "influence", test=[17])  # and job.wait() gives the scores
+!influence score my_study ekfac --what influence --test 17 --job"""
 
 store = stored.store()
 
@@ -62,7 +62,7 @@ def detail(row: ic.jobs.Row) -> None:
             st.progress(underway.share(row), errors.as_text(underway.says(row)))
         elif row.error:
             show = st.info if row.state == "cancelled" else st.error
-            show(errors.as_text(row.error), icon=":material/error:" if row.state != "cancelled" else ":material/info:")
+            show(errors.sentence(row.error), icon=":material/error:" if row.state != "cancelled" else ":material/info:")
         st.caption(errors.as_text(jobs_table.facts(row)))
         with st.container(horizontal=True, vertical_alignment="center"):
             jobs_table.open_link(row)

@@ -51,6 +51,11 @@ def as_text(words: str) -> str:
     return " ".join(words.split())
 
 
+def sentence(words: str) -> str:
+    """What a job says of its end, as Markdown that begins with a capital."""
+    return as_text(words[:1].upper() + words[1:])
+
+
 def name(words: str, most: int = 60) -> str:
     """A name as Markdown that shows it as it is: cut where it is long, and in its own direction of writing."""
     return f"\u2068{as_text(words if len(words) <= most else words[: most - 1] + '…')}\u2069"

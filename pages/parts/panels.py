@@ -71,9 +71,10 @@ def answered(question: Question, key: str) -> bool:
     if question.job is not None and question.request is not None:
         underway.show(question.job, question.request, question.partial(), key)
     elif task is None:
-        cost = str(question.expected) if question.expected is not None else "nobody knows how long"
+        known = question.expected is not None and question.expected.seconds is not None
+        cost = f"needs {as_text(str(question.expected))}" if known else "may take long: nobody knows how long"
         with st.container(horizontal=True, vertical_alignment="center", key=f"start_{key}"):
-            st.markdown(f"**{title}** needs {as_text(cost)}.")
+            st.markdown(f"**{title}** {cost}.")
             if st.button("Start", key=f"begin_{key}", icon=":material/play_arrow:", type="primary"):
                 question.start()
                 st.rerun()

@@ -44,11 +44,13 @@ def draw(store: ic.store.Store) -> None:
         key="store_table",
         on_select="rerun",
         selection_mode="multi-row",
-        height=min(38 + 35 * len(entries), 320),
         column_config={
-            "what": st.column_config.TextColumn("what", width="large"),
-            "size": st.column_config.NumberColumn("size", format="bytes"),
-            "used": st.column_config.DatetimeColumn("last used", format="distance"),
+            "what": st.column_config.TextColumn("what", width=300),
+            "study": st.column_config.TextColumn("study", width=185),
+            "kind": st.column_config.TextColumn("kind", width=115),
+            "state": st.column_config.TextColumn("state", width=85),
+            "size": st.column_config.NumberColumn("size", format="bytes", width=75),
+            "used": st.column_config.DatetimeColumn("last used", format="distance", width=125),
         },
     )
     keys = [entries[i].key for i in picked["selection"]["rows"] if i < len(entries)]

@@ -34,7 +34,7 @@ def show(job: ic.jobs.Job, request: ic.store.Request, some: ic.Scores | None, ke
         )
         link(job)
     if row.state != "cancelled":
-        st.error(errors.as_text(row.error or "It ended before it was through."), icon=":material/error:")
+        st.error(errors.sentence(row.error or "it ended before it was through"), icon=":material/error:")
         log(job)
 
 
@@ -56,8 +56,8 @@ def _pending(job: ic.jobs.Job, request: ic.store.Request, some: ic.Scores | None
             )
             link(job)
         if now is not None:
-            part = len(now.values) / len(request.study.train)
-            st.caption(f"So far, of {part:.0%} of the training images · {stored.steady(now, request)}")
+            part = round(100 * len(now.values) / len(request.study.train))
+            st.caption(f"So far, of {part} % of the training images · {stored.steady(now, request)}")
         elif row.state == "running":
             st.caption("It goes on for a while when this page is closed, and when the server ends.")
 

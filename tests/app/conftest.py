@@ -9,6 +9,8 @@ import pytest
 from cachetools import LRUCache
 
 import influence_core as ic
+from influence_core.jobs.processes import this
+from influence_core.jobs.table import Table
 
 from .runner import LONG, work  # first: it says where the pages are
 
@@ -51,8 +53,11 @@ def empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ic.
     monkeypatch.setenv("INFLUENCE_STORE", str(tmp_path / "store"))
     store = ic.store.Store()
     yield store
-    for job in ic.jobs.jobs(store):
-        job.cancel()
+    for row in ic.jobs.rows(store):
+        if row.process == this():
+            Table(store.path).end(row, "cancelled")
+        elif row.under_way:
+            ic.jobs.Job(store, row.id).cancel()
 
 
 @pytest.fixture
