@@ -13,7 +13,7 @@ from torch import Tensor
 
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators import Estimator
-from influence_core.jobs.job import CANCEL, Job
+from influence_core.jobs.job import CANCEL, Job, finished
 from influence_core.jobs.processes import this
 from influence_core.jobs.row import Row
 from influence_core.jobs.starting import CORES, dispatch, limit
@@ -113,7 +113,7 @@ def submit_task(
     new = replace(
         _row(task, _threads(threads, workers)), budget=store.budget, keep=keep, patience=patience, first=first
     )
-    if store.find(task) is not None:
+    if finished(store, task):
         table.record(new)
         return Job(store, task.key, task)
     end = time.monotonic() + CANCEL + 1

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from influence_core import errors
-from influence_core.errors import InfluenceError, InvalidInput
+from influence_core.errors import InfluenceError, InvalidInput, StaleResult
 from influence_core.estimators import ParameterChange
 from influence_core.jobs.processes import kill
 from influence_core.jobs.requests import request_of
@@ -22,6 +22,9 @@ from influence_core.store import Store, Task
 
 LOOK = 0.2
 """Seconds between two looks of who waits."""
+
+ASK = 1.0
+"""Seconds between two notes that somebody waits."""
 
 CANCEL = 1.75
 """Seconds after which a worker that does not react is killed: its finished shards are files."""
@@ -153,7 +156,7 @@ class Job:
             This job; one that is queued, running or done stays as it is.
         """
         row = self.row
-        if row.state != "done" or self._found() is None:
+        if row.state != "done" or not finished(self.store, self.request):
             self._table.enter(row)
             dispatch(self._table, workers)
         return self
@@ -234,9 +237,10 @@ class Job:
 
     def _steps(self, begun: Row, end: float | None) -> Iterator[int]:
         """A number for each step that is done, as long as the job does what it did at the first look."""
-        told = 0
+        told, asked = 0, time.monotonic()
         while True:
-            row = self.ask()
+            now = time.monotonic()
+            row, asked = (self.ask(), now) if now - asked > ASK else (self.row, asked)
             if not row.under_way or (row.step, row.total) != (begun.step, begun.total) or row.done < told:
                 return
             while told < row.done:
@@ -256,6 +260,22 @@ class Job:
         kind = getattr(errors, row.kind or "", InfluenceError)
         known = isinstance(kind, type) and issubclass(kind, InfluenceError)
         raise (kind if known else InfluenceError)(f"{named}{why}")
+
+
+def finished(store: Store, task: Task) -> bool:
+    """Whether the result is there and whole; a damaged one is computed again, and the worker's log says so.
+
+    Args:
+        store: where it would be.
+        task: what was asked.
+
+    Returns:
+        Whether it is.
+    """
+    try:
+        return store.find(task) is not None
+    except (InvalidInput, StaleResult):
+        return False
 
 
 def _says(row: Row) -> str:

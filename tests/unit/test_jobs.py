@@ -207,31 +207,51 @@ study, store = ic.demo.digits(), Store(sys.argv[1])
 print("ready", flush=True)
 input()
 job = ic.jobs.submit(study, Dawdle(pause=0.02), "mislabel_scores", store=store)
-print(job.wait(60).values.sum().item(), job.row.attempt, job.row.process)
+print(job.id, flush=True)
+input()
 """
 
 
-def test_two_processes_that_ask_at_once_get_one_worker_and_outlive_nothing(
-    store: Store, computed: Callable[[], list[tuple[int, int]]]
+def test_two_processes_that_ask_at_once_get_one_worker_which_outlives_them(
+    study: ic.Study, dawdle: Callable[..., Any], store: Store, computed: Callable[[], list[tuple[int, int]]]
 ) -> None:
-    words = [sys.executable, "-c", SUBMIT, str(store.path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    asking = [
-        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        for _ in range(2)
-    ]
-    for process in asking:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in asking:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    said = [process.communicate(timeout=120)[0] for process in asking]
-    assert said[0] == said[1]
-    assert said[0].split()[1] == "1"
+    other = subprocess.Popen(
+        [sys.executable, "-c", SUBMIT, str(store.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert other.stdin is not None
+    assert other.stdout is not None
+    assert other.stdout.readline() == "ready\n"
+    other.stdin.write("\n")
+    other.stdin.flush()
+    job = ic.jobs.submit(study, dawdle(pause=0.02), "mislabel_scores", store=store)
+    assert other.stdout.readline().strip() == job.id
+    until(lambda: job.row.handed)
+    other.kill()
+    other.communicate()
+    assert job.wait(SLOW).values.shape == (1000,)
+    assert job.row.attempt == 1
+    assert job.row.asks >= 2
     assert len({who for _, who in computed()}) == 1
     assert len(computed()) == 8
+
+
+def test_a_damaged_result_is_asked_for_again(study: ic.Study, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("influence_core.jobs.asking.dispatch", lambda *_: None)
+    monkeypatch.setattr("influence_core.jobs.job.dispatch", lambda *_: None)
+    ic.run(study, "loss", "mislabel_scores", store=store)
+    job = ic.jobs.submit(study, "loss", "mislabel_scores", store=store)
+    assert job.state == "done"
+    for path in (store.path / "works" / job.id).rglob("*.npy"):
+        path.write_bytes(path.read_bytes()[:-8] + b"damaged!")
+    with pytest.raises(ic.InvalidInput, match="changed or damaged"):
+        job.wait()
+    assert job.resume().state == "queued"
+    job.cancel()
+    assert ic.jobs.submit(study, "loss", "mislabel_scores", store=store).state == "queued"
 
 
 def test_who_waits_no_longer_leaves_the_job_running(
@@ -331,7 +351,9 @@ def test_what_no_other_process_could_do_is_refused(
     ):
         ic.jobs.submit(own, "loss", "mislabel_scores", store=store)
     monkeypatch.setattr(dawdle, "__module__", "__main__")
-    with pytest.raises(ic.NotSupported, match="Dawdle is defined in this notebook or script"):
+    with pytest.raises(
+        ic.NotSupported, match="what 'Dawdle: mislabel scores' asks is defined in this notebook or script"
+    ):
         ic.jobs.submit(study, dawdle(), "mislabel_scores", store=store)
     with pytest.raises(ic.InvalidInput, match="threads is 0"):
         ic.jobs.submit(study, "loss", "mislabel_scores", store=store, threads=0)
