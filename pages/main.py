@@ -24,6 +24,10 @@ page = st.navigation(
 body = st.empty()
 with st.sidebar:
     frame.links()
+if page.url_path == frame.JOBS:  # about all studies, open here or not
+    with body.container():
+        page.run()
+    st.stop()
 try:
     asked = st.query_params.get("run", "")
     if st.session_state.get("shown", asked) != asked:

@@ -58,7 +58,7 @@ one.metric(
     help=f"{int((~right).sum())} of {len(right)} wrong",
 )
 if found is None:
-    what = "…" if flags is None or (flags.task is not None and flags.task.under_way) else "not computed"
+    what = "…" if flags is None or flags.under_way else "not computed"
     two.metric("Suspect training labels", what, border=True)
     three.metric("Minutes to review them", what, border=True)
 else:

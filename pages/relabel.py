@@ -20,7 +20,7 @@ work.wait([question.task] if question.task is not None else [])
 if not panels.answered(question, "relabel"):
     st.stop()
 cut = panels.cut(choice, question.answer)
-question = results.suggestions(study, name, question.answer)
+question = results.suggestions(choice, name, question.answer)
 work.wait([question.task] if question.task is not None else [])
 if not panels.answered(question, "suggestions"):
     st.stop()

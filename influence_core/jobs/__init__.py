@@ -5,8 +5,9 @@ goes on with it. A worker may be killed at any time: finished shards are files o
 lost at the next look. ``table`` says who does what, ``worker`` does it, ``watching`` ends it.
 """
 
-from influence_core.jobs.asking import clean, get, jobs, submit, submit_task
+from influence_core.jobs.asking import clean, get, jobs, rows, submit, submit_task
 from influence_core.jobs.job import Job
+from influence_core.jobs.row import Row
 from influence_core.jobs.stability import Stability, stability
 
-__all__ = ["Job", "Stability", "clean", "get", "jobs", "stability", "submit", "submit_task"]
+__all__ = ["Job", "Row", "Stability", "clean", "get", "jobs", "rows", "stability", "submit", "submit_task"]

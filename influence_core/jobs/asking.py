@@ -136,6 +136,18 @@ def jobs(store: Store | None = None) -> list[Job]:
     return [Job(store, row.id) for row in Table(store.path).rows()]
 
 
+def rows(store: Store | None = None) -> list[Row]:
+    """What is known of all jobs of a store, at one look, the oldest first.
+
+    Args:
+        store: by default the user's.
+
+    Returns:
+        A row each; ``Job(store, row.id)`` is the job.
+    """
+    return Table((Store() if store is None else store).path).rows()
+
+
 def get(id: str, store: Store | None = None, trust: bool = False) -> Job:
     """Find a job.
 

@@ -71,7 +71,6 @@ def fitted(task: Task, folder: Path) -> Estimator | None:
     if task.estimator is None:
         return None
     path = folder_at(folder) / FITTED
-    told = False
     while True:
         found = _loaded(task, path)
         if found is not None:
@@ -79,7 +78,8 @@ def fitted(task: Task, folder: Path) -> Estimator | None:
         with claimed(folder / "fit.claim") as mine:
             if mine:
                 return _loaded(task, path) or _fit(task, folder, path)
-        told = _tell(told, f"{task.estimator.title}: another process fits it; this one waits")
+        for _ in track(iter((None,)), f"{task.estimator.title}: another process fits it; this one waits"):
+            time.sleep(LOOK)  # a step, so that it can be stopped
 
 
 def compute(task: Task, place: Place, fit: Callable[[], Estimator | None]) -> None:

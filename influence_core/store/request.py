@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -47,6 +47,7 @@ class Request(Task):
         what: public method.
         test: ids of test images, for "influence".
         change: ``remove``, ``relabel`` and ``weight`` of ``parameter_change``, checked.
+        in_one: whether it is answered in one go, which is quicker where it does not take long; see ``whole``.
     """
 
     study: Study
@@ -54,6 +55,7 @@ class Request(Task):
     what: str
     test: tuple[int, ...] | None = None
     change: Mapping[str, Any] = field(default_factory=dict)
+    in_one: bool = False
 
     @classmethod
     def of(
@@ -147,7 +149,17 @@ class Request(Task):
     @property
     def by_rows(self) -> bool:
         """Whether it is answered a part of the training images at a time."""
-        return self.what in self.estimator.by_rows
+        return not self.in_one and self.what in self.estimator.by_rows
+
+    def whole(self) -> Request:
+        """The same request, of the same key, answered in one shard.
+
+        What is quick has nothing to lose, makes one pass instead of many, and shares it with others (``Meeting``).
+
+        Returns:
+            The request.
+        """
+        return replace(self, in_one=True)
 
     def shards(self) -> list[range]:
         """The training images of each shard; one shard holds what is answered as a whole."""

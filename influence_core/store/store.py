@@ -9,12 +9,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import torch
 
 from influence_core.errors import InfluenceError, InvalidInput, StaleResult
+from influence_core.estimators import Estimator
 from influence_core.machine import cache_folder
 from influence_core.scores import Scores
 from influence_core.store import catalogue
@@ -112,7 +113,26 @@ class Store:
         with self._used(folder.parent):
             return open_result(folder, request) if (folder / RESULT).is_file() else None
 
-    def compute(self, request: Task) -> Result:
+    def fit(self, request: Request) -> Estimator:
+        """The fitted estimator of a request: what is there, else fitted now, once for all who ask.
+
+        Args:
+            request: the question, of which study and estimator count.
+
+        Returns:
+            The estimator; not to be changed where it is shared.
+
+        Raises:
+            InvalidInput: if the file cannot be written.
+        """
+        folder = self._fit(request)
+        with self._used(folder.parent):
+            self._describe_fit(request)
+            estimator = fitted(request, folder)
+        assert estimator is not None
+        return estimator
+
+    def compute(self, request: Task, estimator: Estimator | None = None) -> Result:
         """The answer: what is there, and what is missing computed now.
 
         It goes on where others stopped, and shares the work with others who ask for the same now. Progress is reported
@@ -121,6 +141,7 @@ class Store:
 
         Args:
             request: the question.
+            estimator: from ``fit`` with this request, where it is at hand; by default it is read from its file.
 
         Returns:
             As from ``find``.
@@ -133,9 +154,11 @@ class Store:
             return found
         work, fit = self._work(request), self._fit(request)
         with self._used(work), self._used(fit.parent) if request.estimator is not None else nullcontext():
-            self._describe(request)
+            self._describe(work, request.title, request)
+            if request.estimator is not None:
+                self._describe_fit(request)
             place = Place(folder_at(work / cut_name(cut_of(request))), request.key)
-            compute(request, place, partial(fitted, request, fit))
+            compute(request, place, partial(fitted, request, fit) if estimator is None else lambda: estimator)
             found = open_result(place.folder, request)
         self.evict()
         return found
@@ -300,17 +323,19 @@ class Store:
         seconds = sum(one["meta"]["seconds"] for one in facts)
         return float(seconds / images * sum(len(rows) for rows in shards if rows not in done))
 
-    def _describe(self, request: Task) -> None:
-        """Say in each folder what it is about."""
-        for folder, about, title in (
-            (self._work(request), request.about, request.title),
-            (self._fit(request).parent, request.about_fit, f"{request.title.partition(':')[0]}: fit"),
-        ):
-            if not about:
-                continue
-            if not (folder / ABOUT).is_file():
-                facts = {"title": title, "study_name": request.study.name, "about": about}
-                write_sealed(folder / ABOUT, facts)
+    def _describe_fit(self, request: Task) -> None:
+        folder = self._fit(request).parent
+        self._describe(folder, f"{request.title.partition(':')[0]}: fit", request, request.about_fit)
+
+    def _describe(self, folder: Path, title: str, request: Task, about: dict[str, Any] | None = None) -> None:
+        """Say in a folder what it is about."""
+        if not (folder / ABOUT).is_file():
+            facts = {
+                "title": title,
+                "study_name": request.study.name,
+                "about": request.about if about is None else about,
+            }
+            write_sealed(folder / ABOUT, facts)
 
     @contextmanager
     def _used(self, folder: Path) -> Iterator[None]:

@@ -9,11 +9,14 @@ from parts import errors, selection, studies
 from parts.selection import Selection
 
 ALL = "all classes"
+JOBS = "jobs"
+"""Path of the page that is about no study."""
 PAGES = {
     "": ("overview.py", "Overview", ":material/home:"),
     "explain": ("explain.py", "Explain", ":material/quick_reference_all:"),
     "mislabels": ("mislabels.py", "Mislabels", ":material/flag:"),
     "relabel": ("relabel.py", "Relabel", ":material/edit_note:"),
+    JOBS: ("jobs.py", "Jobs", ":material/manufacturing:"),
 }
 """Path -> file, title and icon."""
 PURPOSE = {"": "influence", "explain": "influence", "mislabels": "mislabel_scores", "relabel": "mislabel_scores"}

@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 from torch import Tensor
 
 import influence_core as ic
-from parts import errors, results, selection, work
+from parts import errors, leaks, results, selection, underway, work
 from parts.errors import as_text
 from parts.frame import Choice
 from parts.gallery import Tile, Tiles, coded, gallery, isolated, joined, train_tile, train_tiles
@@ -68,7 +68,9 @@ def answered(question: Question, key: str) -> bool:
     title = as_text(ic.estimators.get(question.name).title)
     if question.answer is not None:
         return True
-    if task is None:
+    if question.job is not None and question.request is not None:
+        underway.show(question.job, question.request, question.partial(), key)
+    elif task is None:
         cost = str(question.expected) if question.expected is not None else "nobody knows how long"
         with st.container(horizontal=True, vertical_alignment="center", key=f"start_{key}"):
             st.markdown(f"**{title}** needs {as_text(cost)}.")
@@ -141,8 +143,9 @@ def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key:
     for name, question in zip(names, questions, strict=True):
         if many:
             _row_heading(question)
-        if answered(question, f"{key}_{name}"):
-            _rows(choice, question.answer, test_id, k, flagged, together, f"{key}_{name}", many)
+        scores = question.answer if answered(question, f"{key}_{name}") else question.partial()
+        if scores is not None:
+            _rows(choice, scores, test_id, k, flagged, together, f"{key}_{name}", many)
     if there:
         _legend(choice, found, many)
         for scores in there:
@@ -153,7 +156,7 @@ def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key:
 def leak(choice: Choice, test_id: int) -> None:
     """Say so where the test image is in the training set too; it is looked for once the answer is there."""
     study = choice.study
-    found = results.copies(study, test_id)
+    found = leaks.copies(study, test_id)
     if not found:
         return
     index, likeness = found[0]

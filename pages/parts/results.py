@@ -1,26 +1,37 @@
-"""What the pages ask of the library, as work in the background; computed once for all tabs."""
+"""What the pages ask of the library: found on the disk, or made in the background, once for all tabs.
 
-from collections.abc import Sequence
+What is quick is computed by a thread of this server, what takes longer by a job, a process of its own; in both cases
+the answer is a file that whoever asks again finds.
+"""
+
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
 import torch
 
 import influence_core as ic
-from parts import work
+from parts import stored, work
 from parts.frame import Choice
 
 BLOCK = 32
 """Mistakes next to the one on show whose influences are computed ahead."""
+IN_SERVER = 10.0
+"""Expected seconds up to which a thread of this server computes; another process takes some to begin."""
 AT_ONCE = 30.0
 """Expected seconds up to which work begins by itself; what takes longer says so and waits for a click."""
 BY_DEFAULT = 60.0
 """The same for an estimator that nobody chose: the limit within which it was recommended."""
 AHEAD = 20.0
 """Seconds up to which a sweep for one image is worth another for its neighbours."""
+
+What = Literal["influence", "detection", "relabel"]
+_METHODS = {"influence": "influence", "detection": "mislabel_scores", "relabel": "label_influence"}
+_WORDS = {"influence": "influence", "detection": "suspicion", "relabel": "suggestions"}
 
 
 @dataclass(frozen=True)
@@ -30,17 +41,26 @@ class Question:
     Attributes:
         study: of which it is asked.
         name: of the estimator.
-        what: public method.
+        what: "influence" (of all training images on ``test``), "detection" (mislabel scores, judged) or "relabel".
         test: the test image, for "influence".
-        task: under way or done; ``None`` where nothing was started.
+        request: the public method behind it, as the store knows it; ``None`` where none is called, or its answer
+            cannot be kept.
+        made: what a page shows, of the method's answer.
+        refused: why its answer cannot be kept.
+        task: of this server, under way or done; ``None`` where nothing was started here.
+        job: of another process, under way, or ended before it was through.
         expected: what it will cost.
     """
 
     study: ic.Study
     name: str
-    what: str
+    what: What
     test: int | None
-    task: work.Task | None
+    request: ic.store.Request | None
+    made: Callable[[Any], Any] = lambda answer: answer
+    refused: str = ""
+    task: work.Task | None = None
+    job: ic.jobs.Job | None = None
     expected: ic.estimators.Expected | None = None
 
     @property
@@ -48,12 +68,44 @@ class Question:
         """The result, or ``None`` while there is none."""
         return self.task.value if self.task is not None and self.task.state == "done" else None
 
-    def start(self, fills_in: bool = False, meeting: ic.gradients.Meeting | None = None) -> work.Task | None:
-        """Begin, whatever it costs; in a meeting, passes are shared with the others there."""
-        work.begin_again(_keys(self.study, self.name, self.what, self.test)[0])
-        if self.what == "relabel":
-            return None  # it begins when the page asks, which it does next
-        return _start(self.study, self.name, self.what, self.test, self.expected, fills_in, meeting)
+    @property
+    def under_way(self) -> bool:
+        """Whether somebody is at it."""
+        if self.job is not None:
+            return self.job.row.under_way
+        return self.task is not None and self.task.under_way
+
+    @property
+    def words(self) -> str:
+        """What it is, for a person."""
+        return f"{ic.estimators.get(self.name).title}: {_WORDS[self.what]}"
+
+    def partial(self) -> ic.Scores | None:
+        """The scores that a job has so far, of a part of the training images."""
+        if self.job is None or self.request is None or not self.job.row.under_way:
+            return None
+        return stored.partial(self.request)
+
+    def start(self, fills_in: bool = False, meeting: ic.gradients.Meeting | None = None) -> "Question":
+        """Begin, whatever it costs; what takes long as a job, where another process can open the study.
+
+        Args:
+            fills_in: whether something else is what a person waits for.
+            meeting: where it shares passes with others that begin now.
+
+        Returns:
+            The question, under way.
+        """
+        work.begin_again(_keys(self)[0])
+        expected = self.expected or _expected(self)
+        note = self.refused
+        if self.request is not None and (expected.seconds is None or expected.seconds > IN_SERVER):
+            try:
+                return replace(self, job=stored.submit(self.request, first=not fills_in))
+            except ic.NotSupported as error:
+                note = f"It ends with this server: {error}"
+        task = work.ask(_keys(self)[0], lambda: _computed(self, meeting), self.words, expected.seconds, fills_in, note)
+        return replace(self, task=task)
 
 
 def ask_all(choice: Choice, names: Sequence[str], test: int) -> list[Question]:
@@ -85,7 +137,7 @@ def _only_passes(study: ic.Study, name: str) -> bool:
 def ask(
     choice: Choice,
     name: str,
-    what: str,
+    what: What,
     test: int | None = None,
     fills_in: bool = False,
     meeting: ic.gradients.Meeting | None = None,
@@ -95,7 +147,7 @@ def ask(
     Args:
         choice: the study, and which estimators a person chose.
         name: lower-case name of the estimator.
-        what: "influence" (of all training images on ``test``), "detection" (mislabel scores, judged) or "relabel".
+        what: "influence" or "detection"; see ``suggestions`` for "relabel".
         test: id of the test image.
         fills_in: whether something else is what a person waits for.
         meeting: where it shares passes with others that begin now.
@@ -103,38 +155,46 @@ def ask(
     Returns:
         The question with its answer, or with where it is.
     """
-    study, limit = choice.study, AT_ONCE if name in choice.picked.estimators else BY_DEFAULT
-    for number, key in enumerate(_keys(study, name, what, test)):
-        task = work.peek(key)
-        if task is not None and (number == 0 or task.state == "done"):  # alone it is quicker than with its neighbours
-            return Question(study, name, what, test, task)
-    if work.was_stopped(_keys(study, name, what, test)[0]):
-        return Question(study, name, what, test, work.Task((), "", lambda: None, state="stopped"))
-    method = "influence" if what == "influence" else "mislabel_scores"
-    expected = ic.estimators.expected_cost(
-        study, ic.estimators.get(name), method, fitted=work.has((study.fingerprint, name, "fit"))
-    )
-    question = Question(study, name, what, test, None, expected)
-    if expected.seconds is None or expected.seconds > limit:
-        return question
-    return Question(study, name, what, test, question.start(fills_in, meeting), expected)
+    request, refused = _request(choice.study.fingerprint, name, _METHODS[what], test, choice.study)
+    question = Question(choice.study, name, what, test, request, refused=refused)
+    if what == "detection":
+        question = replace(question, made=lambda scores: _judged(choice.study, scores))
+    return _asked(choice, question, fills_in, meeting)
+
+
+def suggestions(choice: Choice, name: str, detection: ic.applications.Detection) -> Question:
+    """The relabel table of all training images; its flags are those of ``detection``, see ``flagged``."""
+    study = choice.study
+
+    def table(labels: ic.Scores | None) -> pd.DataFrame:
+        suggested = study.predictions("train") if labels is None else labels.values.argmax(1)
+        return ic.applications.relabel_table(study, detection.scores, suggested)
+
+    request, refused = None, ""
+    if "label_influence" in ic.estimators.get(name).gives():
+        request, refused = _request(study.fingerprint, name, "label_influence", None, study)
+    return _asked(choice, Question(study, name, "relabel", None, request, table, refused), False, None)
+
+
+def flagged(table: pd.DataFrame, detection: ic.applications.Detection) -> pd.DataFrame:
+    """A relabel table with the flags of another cut."""
+    mine = torch.zeros(len(table), dtype=torch.bool)
+    mine[detection.flagged] = True
+    return table.assign(is_label_issue=mine[torch.from_numpy(table["index"].to_numpy(copy=True))].numpy())
 
 
 def ahead(study: ic.Study, name: str, test: int) -> None:
     """Compute the mistakes next to one on show as well, while nobody waits: a click on them is answered at once."""
     fresh = ic.estimators.get(name)
-    block = _block(study, test)
-    if fresh.solves_each_query or len(block) < 2 or work.has(_key(study, name, "influence", tuple(block))):
+    block = tuple(_block(study, test))
+    key = _key(study, name, "influence", block)
+    if fresh.solves_each_query or len(block) < 2 or work.has(key):
         return
+    request = _request(study.fingerprint, name, "influence", block, study)[0]
     expected = ic.estimators.expected_cost(study, fresh, "influence", len(block), fitted=True)
-    if expected.seconds is not None and expected.seconds <= AHEAD:
-        task = work.ask(
-            _key(study, name, "influence", tuple(block)),
-            lambda: _fitted(study, name).influence(block),
-            f"{fresh.title}: the next mistakes",
-            expected.seconds,
-            fills_in=True,
-        )
+    if request is not None and expected.seconds is not None and expected.seconds <= AHEAD:
+        words = f"{fresh.title}: the next mistakes"
+        task = work.ask(key, lambda: stored.compute(request), words, expected.seconds, fills_in=True)
         task.asked += 5 * AHEAD  # no page looks at it while it is made
 
 
@@ -149,67 +209,80 @@ def known(study: ic.Study) -> list[ic.Scores]:
     return found
 
 
-def suggestions(study: ic.Study, name: str, detection: ic.applications.Detection) -> Question:
-    """The relabel table of all training images; its flags are those of ``detection``, see ``flagged``."""
-    key = _key(study, name, "relabel", None)
-    task = work.peek(key)
-    if task is None and work.was_stopped(key):
-        task = work.Task((), "", lambda: None, state="stopped")
-    if task is None:
-        title = ic.estimators.get(name).title
-
-        def table() -> pd.DataFrame:
-            return ic.applications.relabel(study, _fitted(study, name), scores=detection.scores)
-
-        task = work.ask(key, table, f"{title}: suggestions")
-    return Question(study, name, "relabel", None, task)
-
-
-def flagged(table: pd.DataFrame, detection: ic.applications.Detection) -> pd.DataFrame:
-    """A relabel table with the flags of another cut."""
-    mine = torch.zeros(len(table), dtype=torch.bool)
-    mine[detection.flagged] = True
-    return table.assign(is_label_issue=mine[torch.from_numpy(table["index"].to_numpy(copy=True))].numpy())
-
-
-def _start(
-    study: ic.Study,
-    name: str,
-    what: str,
-    test: int | None,
-    expected: ic.estimators.Expected | None,
-    fills_in: bool,
-    meeting: ic.gradients.Meeting | None = None,
-) -> work.Task:
-    title = ic.estimators.get(name).title
-    seconds = expected.seconds if expected is not None else None
-
-    def influence() -> ic.Scores:
-        with meeting.joined() if meeting is not None else nullcontext():
-            return _fitted(study, name).influence(test)
-
-    def detection() -> ic.applications.Detection:
-        scores = work.once(
-            _key(study, name, "mislabel", None),
-            lambda: _fitted(study, name).mislabel_scores(),
-            f"{title}: mislabel scores",
-        )
-        found = ic.applications.detect(study, scores)
-        _ = found.bands  # with the curves, not when they are drawn
-        return found
-
-    key = _keys(study, name, what, test)[0]
-    words = {"influence": f"{title}: influence", "detection": f"{title}: suspicion"}[what]
-    return work.ask(key, influence if what == "influence" else detection, words, seconds, fills_in)
+def _asked(choice: Choice, question: Question, fills_in: bool, meeting: ic.gradients.Meeting | None) -> Question:
+    """The question with its answer, or with where it is; what is quick begins."""
+    limit = AT_ONCE if question.name in choice.picked.estimators else BY_DEFAULT
+    keys = _keys(question)
+    for number, key in enumerate(keys):
+        task = work.peek(key)
+        if task is not None and (number == 0 or task.state == "done"):  # alone it is quicker than with its neighbours
+            return replace(question, task=task)
+    if work.was_stopped(keys[0]):
+        return replace(question, task=work.Task((), "", lambda: None, state="stopped"))
+    if question.request is not None:
+        found = stored.find(question.request)
+        if found is not None:
+            if question.what == "influence":
+                return replace(question, task=work.keep(keys[0], found, question.words))
+            task = work.ask(keys[0], lambda: question.made(found), question.words, fills_in=fills_in)
+            return replace(question, task=task)
+        job = stored.job(question.request)
+        if job is not None:
+            return replace(question, job=job)
+    expected = _expected(question)
+    question = replace(question, expected=expected)
+    if expected.seconds is None or expected.seconds > limit:
+        return question
+    return question.start(fills_in, meeting)
 
 
-def _fitted(study: ic.Study, name: str) -> ic.estimators.Estimator:
-    fresh = ic.estimators.get(name)
-    return work.once((study.fingerprint, name, "fit"), lambda: fresh.fit(study), f"{fresh.title}: fit")
+def _expected(question: Question) -> ic.estimators.Expected:
+    if question.request is None and not question.refused:
+        return ic.estimators.Expected(0.0, 0.0, 0.0, "none")
+    request = question.request
+    fitted = request is not None and (work.has(stored.fit_key(request)) or stored.store().fitted(request))
+    fresh = ic.estimators.get(question.name)
+    return ic.estimators.expected_cost(question.study, fresh, _METHODS[question.what], fitted=fitted)
 
 
-def _keys(study: ic.Study, name: str, what: str, test: int | None) -> list[tuple[Any, ...]]:
+def _computed(question: Question, meeting: ic.gradients.Meeting | None) -> Any:
+    with meeting.joined() if meeting is not None else nullcontext():
+        if question.request is not None:
+            answer: Any = stored.compute(question.request)
+        elif question.refused:
+            fitted = ic.estimators.get(question.name).fit(question.study)
+            given = () if question.test is None else ([question.test],)
+            answer = getattr(fitted, _METHODS[question.what])(*given)
+        else:
+            answer = None
+    return question.made(answer)
+
+
+def _judged(study: ic.Study, scores: ic.Scores) -> ic.applications.Detection:
+    found = ic.applications.detect(study, scores)
+    _ = found.bands  # with the curves, not when they are drawn
+    return found
+
+
+def _request(
+    fingerprint: str, name: str, method: str, test: int | tuple[int, ...] | None, study: ic.Study
+) -> tuple[ic.store.Request | None, str]:
+    """What is asked, as the store knows it; or why nobody could say later what the answer belongs to."""
+    ids = test if test is None or isinstance(test, tuple) else (test,)
+    try:
+        return _made(fingerprint, name, method, ids, study), ""
+    except ic.NotSupported as error:
+        return None, str(error)
+
+
+@lru_cache(maxsize=256)
+def _made(fingerprint: str, name: str, method: str, ids: tuple[int, ...] | None, study: ic.Study) -> ic.store.Request:
+    return ic.store.Request.of(study, name, method, test=None if ids is None else list(ids))
+
+
+def _keys(question: Question) -> list[tuple[Any, ...]]:
     """Where the answer is kept: alone, or with the neighbours of the test image."""
+    study, name, what, test = question.study, question.name, question.what, question.test
     if what != "influence" or test is None:
         return [_key(study, name, what, None)]
     return [_key(study, name, what, ids) for ids in dict.fromkeys([(test,), tuple(_block(study, test))])]
@@ -233,34 +306,3 @@ def _mistakes(fingerprint: str, _study: ic.Study) -> list[int]:
     wrong = _study.misclassified()
     surest = _study.outputs()[wrong].softmax(1).max(1).values
     return [int(i) for i in wrong[torch.sort(surest, descending=True, stable=True).indices]]
-
-
-LOOKED_THROUGH = 20_000
-"""Training images that a test image is compared with at most; the first page of a larger set would wait for long."""
-
-
-def copies(study: ic.Study, test: int) -> list[tuple[int, float]] | None:
-    """Training images that are the test image, or nearly: a leak, which explains the answer by itself.
-
-    Args:
-        study: the study.
-        test: id of the test image.
-
-    Returns:
-        Training id and likeness (2: equal inputs), the most alike first; ``None`` while it is not known.
-    """
-    if len(study.train) > LOOKED_THROUGH:
-        return None
-
-    def work_on() -> list[tuple[int, int, float]]:
-        try:
-            train, tests = ic.data.small_pictures(study.train), ic.data.small_pictures(study.test)
-        except ic.NotSupported:  # no images
-            return []
-        return ic.data.lookalikes(tests, train)
-
-    task = work.ask((study.fingerprint, "copies"), work_on, "Test images in the training set", fills_in=True)
-    work.wait([task])
-    if task.state != "done":
-        return None
-    return [(train, likeness) for one, train, likeness in task.value if one == test]

@@ -150,8 +150,8 @@ def change(**values: object) -> None:
 
 
 def current() -> dict[str, str]:
-    """The URL's parameters, for a link to another page: an open panel stays behind."""
-    return {key: value for key, value in st.query_params.to_dict().items() if key != "image"}
+    """The URL's parameters, for a link to another page: an open panel and a job stay behind."""
+    return {key: value for key, value in st.query_params.to_dict().items() if key not in ("image", "job")}
 
 
 def link(path: str = "") -> str:

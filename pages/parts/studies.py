@@ -24,14 +24,16 @@ class Source:
     Attributes:
         load: makes or reads it.
         code: the Python expression that does the same.
+        file: its ``study.toml``, where it is in one.
     """
 
     load: Callable[[], ic.Study]
     code: str
+    file: Path | None = None
 
 
 _DEMOS = {
-    "digits": Source(lambda: ic.demo.digits(), "ic.demo.digits()"),
+    "digits": Source(lambda: ic.demo.digits(), "ic.demo.digits()", ic.demo.BUNDLED / "study.toml"),
     "digits-40": Source(lambda: ic.demo.digits(noise=0.4), "ic.demo.digits(noise=0.4)"),
 }
 _MOST_SHOWN = 80
@@ -130,6 +132,25 @@ def is_loaded(key: str) -> bool:
     return key in _studies
 
 
+def named(file: Path, fingerprint: str) -> str | None:
+    """The study that another process has opened from a file.
+
+    Args:
+        file: its ``study.toml``.
+        fingerprint: of the study.
+
+    Returns:
+        Its name in the URL, or ``None`` where this server has it not.
+    """
+    known = sources()
+    for key in known:
+        if key in _studies and _studies[key].fingerprint == fingerprint:
+            return key
+    return next(
+        (key for key, one in known.items() if key not in _studies and one.file and one.file.resolve() == file), None
+    )
+
+
 def is_blank(key: str) -> bool:
     """Whether the samples of a study that is loaded have no pictures to show."""
     return key in _blank
@@ -192,7 +213,7 @@ def _listed(file: Path) -> str:
             stem = file.parent.name or "study"
             names = (stem, *(f"{stem}-{n}" for n in range(2, 1000)))
             key = next(name for name in names if name not in _sources | _DEMOS)
-            _sources[key] = Source(lambda: ic.Study.load(file), _code(file))
+            _sources[key] = Source(lambda: ic.Study.load(file), _code(file), file)
         return key
 
 

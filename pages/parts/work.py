@@ -73,6 +73,7 @@ class Task:
         begun: when it began to run.
         stepped: when its last step began.
         asked: when a page last wanted to know.
+        note: a sentence about it for a person.
         follows: the task that makes what this one waits for.
     """
 
@@ -90,6 +91,7 @@ class Task:
     begun: float = 0.0
     stepped: float = 0.0
     asked: float = field(default_factory=time.monotonic)
+    note: str = ""
     follows: "Task | None" = None
     stop: bool = False
     finished: threading.Event = field(default_factory=threading.Event)
@@ -161,7 +163,14 @@ def _prepare() -> None:
     gc.freeze()
 
 
-def ask(key: Hashable, work: Callable[[], Any], what: str, seconds: float | None = 0.0, fills_in: bool = False) -> Task:
+def ask(
+    key: Hashable,
+    work: Callable[[], Any],
+    what: str,
+    seconds: float | None = 0.0,
+    fills_in: bool = False,
+    note: str = "",
+) -> Task:
     """Start work, or find it under way or done; never waits.
 
     Args:
@@ -170,6 +179,7 @@ def ask(key: Hashable, work: Callable[[], Any], what: str, seconds: float | None
         what: a few words for a person.
         seconds: expected; what is quicker is begun first.
         fills_in: whether it gives way to answers that a person waits for.
+        note: a sentence about it for a person.
 
     Returns:
         The task.
@@ -185,9 +195,25 @@ def ask(key: Hashable, work: Callable[[], Any], what: str, seconds: float | None
                 if task.state == "waiting":
                     _enqueue(task, float(seconds or 0.0))  # whichever worker comes first takes it
             return task
-        task = _tasks[key] = Task(key, what, work, fills_in, float(seconds or 0.0))
+        task = _tasks[key] = Task(key, what, work, fills_in, float(seconds or 0.0), note=note)
         _enqueue(task, task.expected)
     return task
+
+
+def keep(key: Hashable, value: Any, what: str) -> Task:
+    """Keep a result that is there already, such as one that was found on the disk.
+
+    Args:
+        key: what it depends on, whole.
+        value: the result, shared by all tabs: not to be changed.
+        what: a few words for a person.
+
+    Returns:
+        The task, done.
+    """
+    with _guard:
+        _kept[key] = value
+    return Task(key, what, lambda: None, state="done", value=value)
 
 
 def peek(key: Hashable) -> Task | None:
@@ -311,6 +337,8 @@ def pending(task: Task, key: str) -> None:
                 st.session_state.setdefault(STOPPED, set()).add(task.key)  # else it would begin anew by itself
 
     show()
+    if task.note:
+        st.caption(errors.as_text(task.note))
 
 
 def was_stopped(key: Hashable) -> bool:
