@@ -454,6 +454,11 @@ class Study:
         home, plugin = self.home()
         return open_link(home, page, {name: str(value) for name, value in chosen.items()}, plugin)
 
+    @property
+    def file(self) -> Path | None:
+        """The study file that it was loaded from or saved to last; ``None`` where there is none."""
+        return self._home
+
     def home(self) -> tuple[Path, Path | None]:
         """Where another process can open this study; one that is in no file is saved into the user's cache.
 

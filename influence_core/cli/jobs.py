@@ -143,10 +143,10 @@ def _got(id: str, store: Path | None, trust: bool = False) -> Job:
     return get(id, _store(store), trust)
 
 
-def _store(path: Path | None) -> Store:
+def _store(path: Path | None) -> Store | None:
     from influence_core.store import Store
 
-    return Store(path)
+    return None if path is None else Store(path)
 
 
 def _shown(job: Job, json: bool) -> None:

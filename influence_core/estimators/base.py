@@ -75,7 +75,8 @@ class Estimator(ABC):
         solves_each_query: whether every test image costs a solve over the training set, not a share of one sweep.
         reasons: public method -> why the theory does not give it.
         by_rows: public methods whose score of a training image can be had without those of the others, once ``fit`` is
-            done: what ``part`` gives.
+            done: what ``part`` gives. Their private methods pass over ``_scored`` in place of the training set, and
+            take ``_of_scored`` of what was learned of its images.
         version: raised when the method's numbers change; results of another version are stale.
         scales: kind of scores -> "nats"; "rank only" where not named.
         exempt: check of ``ic.testing`` -> why the theory does not give what it asks for.

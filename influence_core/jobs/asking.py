@@ -49,7 +49,7 @@ def submit(
         estimator: name, class or object, as for ``ic.store.Request.of``.
         what: public method.
         test: ids of test images, for "influence".
-        store: where the result will be; by default the user's.
+        store: where the result will be; by default the user's, beside what came with the study, as for ``ic.run``.
         keep: whether it goes on although nobody asks for it any more (``Job.ask``, ``Job.wait``).
         patience: seconds after which it otherwise ends.
         first: whether a person is looking: it comes before jobs of others, which come by age.
@@ -108,19 +108,19 @@ def submit_task(
         InvalidInput: if the plugin of the study has not run here.
         NotSupported: if no other process can open the study or find the estimator.
     """
-    store = Store() if store is None else store
-    table = Table(store.path)
+    job = Job(store, task.key, task)
+    table = Table(job.store.path)
     new = replace(
-        _row(task, _threads(threads, workers)), budget=store.budget, keep=keep, patience=patience, first=first
+        _row(task, _threads(threads, workers)), budget=job.store.budget, keep=keep, patience=patience, first=first
     )
-    if store.find(task) is not None:
+    if job.finished():
         table.record(new)
-        return Job(store, task.key, task)
+        return job
     end = time.monotonic() + CANCEL + 1
     while table.enter(new).cancel and time.monotonic() < end:  # it ends just now, and begins again then
         time.sleep(0.05)
     dispatch(table, workers)
-    return Job(store, task.key, task)
+    return job
 
 
 def jobs(store: Store | None = None) -> list[Job]:
@@ -132,8 +132,7 @@ def jobs(store: Store | None = None) -> list[Job]:
     Returns:
         The jobs.
     """
-    store = Store() if store is None else store
-    return [Job(store, row.id) for row in Table(store.path).rows()]
+    return [Job(store, row.id) for row in rows(store)]
 
 
 def rows(store: Store | None = None) -> list[Row]:
@@ -162,16 +161,16 @@ def get(id: str, store: Store | None = None, trust: bool = False) -> Job:
     Raises:
         InvalidInput: if there is none, or more than one.
     """
-    store = Store() if store is None else store
-    rows = Table(store.path).rows()
-    found = rows[-1:] if id == LAST else [row for row in rows if id and row.id.startswith(id)]
+    known = rows(store)
+    found = known[-1:] if id == LAST else [row for row in known if id and row.id.startswith(id)]
     if len(found) == 1:
         return Job(store, found[0].id, trust=trust)
     if found:
         some = ", ".join(row.id[: len(id) + 4] for row in found[:4])
         raise InvalidInput(f"{len(found)} jobs begin with {id!r} ({some}): give more digits")
-    known = ", ".join(row.id[:12] for row in rows[-4:]) or "none yet"
-    raise InvalidInput(f"there is no job {id!r} in {store.path}; the last ones are: {known}")
+    last = ", ".join(row.id[:12] for row in known[-4:]) or "none yet"
+    where = (Store() if store is None else store).path
+    raise InvalidInput(f"there is no job {id!r} in {where}; the last ones are: {last}")
 
 
 def clean(store: Store | None = None, ids: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from influence_core import errors
-from influence_core.errors import InfluenceError, InvalidInput
+from influence_core.errors import InfluenceError, InvalidInput, StaleResult
 from influence_core.estimators import ParameterChange
 from influence_core.jobs.processes import kill
 from influence_core.jobs.requests import request_of
@@ -18,10 +18,13 @@ from influence_core.jobs.starting import dispatch
 from influence_core.jobs.table import Table
 from influence_core.progress import duration, tick, track
 from influence_core.scores import Scores
-from influence_core.store import Store, Task
+from influence_core.store import Store, Task, beside
 
 LOOK = 0.2
 """Seconds between two looks of who waits."""
+
+ASK = 1.0
+"""Seconds between two notes that somebody waits."""
 
 CANCEL = 1.75
 """Seconds after which a worker that does not react is killed: its finished shards are files."""
@@ -35,16 +38,16 @@ class Job:
     Everything is read anew at each look.
 
     Args:
-        store: where the result will be.
+        store: where the result will be; by default the user's, beside what came with the study.
         id: key of the request.
         request: what was asked; by default it is made again from the table once it is needed.
         trust: whether the study's plugin may run for that.
     """
 
-    def __init__(self, store: Store, id: str, request: Task | None = None, trust: bool = False) -> None:
-        self.store, self.id = store, id
-        self._request, self._trust = request, trust
-        self._table = Table(store.path)
+    def __init__(self, store: Store | None, id: str, request: Task | None = None, trust: bool = False) -> None:
+        self.store, self.id = Store() if store is None else store, id
+        self._request, self._trust, self._beside = request, trust, store is None
+        self._table = Table(self.store.path)
 
     @property
     def row(self) -> Row:
@@ -153,7 +156,7 @@ class Job:
             This job; one that is queued, running or done stays as it is.
         """
         row = self.row
-        if row.state != "done" or self._found() is None:
+        if row.state != "done" or not self.finished():
             self._table.enter(row)
             dispatch(self._table, workers)
         return self
@@ -192,7 +195,7 @@ class Job:
 
     def partial(self) -> Scores | None:
         """The scores of the rows that are there so far, or ``None`` where there are none."""
-        return self.store.partial(self.request)
+        return self._answers.partial(self.request)
 
     def stability(self, k: int = 10) -> Stability | None:
         """Since which share of the rows the k largest and smallest scores are those of the same images.
@@ -205,6 +208,13 @@ class Job:
         """
         scores = self.partial()
         return None if scores is None or len(scores.values) < k else stability(scores, k, len(self.request.study.train))
+
+    def finished(self) -> bool:
+        """Whether the result is there and whole; a damaged one is computed again, and the worker's log says so."""
+        try:
+            return self._found() is not None
+        except (InvalidInput, StaleResult):
+            return False
 
     def facts(self) -> dict[str, Any]:
         """Plain values for programs."""
@@ -229,14 +239,19 @@ class Job:
         ]
         return f'<div style="font-family:sans-serif;font-size:13px">{"".join(parts)}</div>'
 
+    @property
+    def _answers(self) -> Store:
+        return Store(also=beside(self.request.study)) if self._beside else self.store
+
     def _found(self) -> Scores | ParameterChange | None:
-        return self.store.find(self.request)
+        return self._answers.find(self.request)
 
     def _steps(self, begun: Row, end: float | None) -> Iterator[int]:
         """A number for each step that is done, as long as the job does what it did at the first look."""
-        told = 0
+        told, asked = 0, time.monotonic()
         while True:
-            row = self.ask()
+            now = time.monotonic()
+            row, asked = (self.ask(), now) if now - asked > ASK else (self.row, asked)
             if not row.under_way or (row.step, row.total) != (begun.step, begun.total) or row.done < told:
                 return
             while told < row.done:

@@ -79,10 +79,9 @@ class Table:
             if known is not None and known.under_way:
                 wanted = replace(known, keep=known.keep or new.keep, first=known.first or new.first)
             else:
-                (last,) = writer.execute("SELECT COALESCE(MAX(number), 0) FROM jobs").fetchone()
                 again: dict[str, Any] = {name: getattr(new, name) for name in _NAMES[: _NAMES.index("state")]}
                 again |= {"attempt": known.attempt, "asks": known.asks} if known is not None else {}
-                wanted = Row(**again, number=last + 1, created=time.time())
+                wanted = Row(**again, number=_next(writer), created=time.time())
             wanted = replace(wanted, asks=wanted.asks + 1, asked=time.monotonic())
             _put(writer, wanted)
             return wanted
@@ -92,8 +91,7 @@ class Table:
         with self._writing() as writer:
             known = _row(writer, finished.id)
             if known is None or known.state != "running":
-                (last,) = writer.execute("SELECT COALESCE(MAX(number), 0) FROM jobs").fetchone()
-                base = replace(finished, number=last + 1, created=time.time()) if known is None else known
+                base = known or replace(finished, number=_next(writer), created=time.time())
                 _put(writer, replace(base, state="done", error=None, kind=None, ended=time.time()))
 
     def claim(self, limit: int, process: str, worker: bool) -> Row | None:
@@ -206,7 +204,7 @@ class Table:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: nobody else writes meanwhile, and all of it is kept or nothing."""
+        """One transaction: all of it is kept or nothing."""
         with self._said(), closing(self._connected()) as writer:
             writer.execute("BEGIN IMMEDIATE")
             try:
@@ -286,6 +284,10 @@ def _rows(reader: sqlite3.Connection, which: str, values: Sequence[object] = ())
 
 def _row(reader: sqlite3.Connection, id: str) -> Row | None:
     return next(iter(_rows(reader, "WHERE id = ?", (id,))), None)
+
+
+def _next(reader: sqlite3.Connection) -> int:
+    return int(reader.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM jobs").fetchone()[0])
 
 
 def _put(writer: sqlite3.Connection, row: Row) -> None:

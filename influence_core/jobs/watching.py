@@ -43,6 +43,7 @@ class Watch(threading.Thread):
         self._outcome: tuple[State, str | None] | None = None
         self._step, self._done, self._total = "", 0, 0
         self._stepped = time.monotonic()
+        self._base = self._stepped, 0
         self._asks, self._asked = row.asks, time.monotonic()
 
     def listen(self, step: str, done: int, total: int) -> None:
@@ -56,9 +57,12 @@ class Watch(threading.Thread):
         Raises:
             Stopped: if it is to end.
         """
+        now = time.monotonic()
         if step != self._step:
-            self._stepped = time.monotonic()
+            self._stepped = now
             self._say(step)
+        if now - self._stepped < TOLD:  # what is through in a moment was finished before, and says nothing of the rest
+            self._base = now, done
         self._step, self._done, self._total = step, done, total
         if self._outcome is not None:
             raise Stopped
@@ -104,10 +108,10 @@ class Watch(threading.Thread):
                     os._exit(0)
 
     def _noted(self, now: float) -> Row | None:
-        left, spent = None, now - self._stepped
-        if 0 < self._done < self._total and spent > TOLD:
-            left = spent * (self._total - self._done) / self._done
-        return self._table.note(self._row, step=self._step, done=self._done, total=self._total, seconds_left=left)
+        step, done, total = self._step, self._done, self._total
+        since, before = self._base
+        left = (now - since) * (total - done) / (done - before) if before < done < total else None
+        return self._table.note(self._row, step=step, done=done, total=total, seconds_left=left)
 
     def _heed(self, row: Row | None, now: float) -> None:
         """End the work where somebody wants that, or nobody wants the work."""

@@ -3,7 +3,7 @@
 from influence_core.store.catalogue import Damage, Entry
 from influence_core.store.request import Request
 from influence_core.store.retrainings import Losses, Retrainings
-from influence_core.store.run import run
+from influence_core.store.run import beside, run
 from influence_core.store.slim import slimmed
 from influence_core.store.specs import task_from_spec
 from influence_core.store.store import Progress, Store
@@ -18,6 +18,7 @@ __all__ = [
     "Retrainings",
     "Store",
     "Task",
+    "beside",
     "run",
     "slimmed",
     "task_from_spec",

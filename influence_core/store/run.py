@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
@@ -13,6 +14,9 @@ from influence_core.store.request import Request
 from influence_core.store.result import Result
 from influence_core.store.store import Store
 from influence_core.study import Study
+
+RESULTS = "results"
+"""Folder beside a study file with the answers that came with it."""
 
 
 def run(
@@ -42,7 +46,7 @@ def run(
         remove: for "parameter_change", as there.
         relabel: likewise.
         weight: likewise.
-        store: where it is kept; by default ``ic.store.Store()``.
+        store: where it is kept; by default ``ic.store.Store()``, beside what came with the study.
         runner: "local" computes what is missing in this process; ``ic.jobs.submit`` does so in one of its own.
 
     Returns:
@@ -64,4 +68,17 @@ def run(
     if runner != "local":
         raise InvalidInput(f"there is no runner {runner!r}; 'local' computes here, ic.jobs.submit in another process")
     request = Request.of(study, estimator, what, test, remove=remove, relabel=relabel, weight=weight)
-    return (Store() if store is None else store).compute(request)
+    return (Store(also=beside(study)) if store is None else store).compute(request)
+
+
+def beside(study: Study) -> tuple[Path, ...]:
+    """Stores that came with a study: a folder ``results`` beside its file, which is only read from.
+
+    Args:
+        study: loaded from a file, or in memory alone.
+
+    Returns:
+        What ``Store(also=...)`` takes.
+    """
+    folder = None if study.file is None else study.file.parent / RESULTS
+    return () if folder is None or not folder.is_dir() else (folder,)

@@ -1,6 +1,5 @@
 """What lasts behind the pages: answers on the disk, and jobs, which go on when the browser or this server ends."""
 
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -10,8 +9,6 @@ from parts import work
 
 PATIENCE = 150.0
 """Seconds after which a job ends that no page has asked about: browsers let hidden tabs ask once a minute."""
-RESULTS = "results"
-"""Folder beside a study file with the answers that came with it."""
 TOP = 10
 """Images on each side whose place in a ranking is watched while it is made."""
 
@@ -31,7 +28,7 @@ def find(request: ic.store.Request) -> Any:
         The answer, whose numbers are read from the file as they are looked at.
     """
     try:
-        return ic.store.Store(also=_beside(request.study)).find(request)
+        return ic.store.Store(also=ic.store.beside(request.study)).find(request)
     except (ic.InvalidInput, ic.StaleResult):
         return None  # whoever computes it sets what is damaged aside
 
@@ -53,14 +50,6 @@ def compute(request: ic.store.Request) -> Any:
 def fit_key(request: ic.store.Request) -> tuple[str, str, str]:
     """Where this server keeps the fitted estimator of a request, for a while."""
     return request.study.fingerprint, request.estimator.name, "fit"
-
-
-def _beside(study: ic.Study) -> tuple[Path, ...]:
-    try:
-        folder = study.home()[0].parent / RESULTS
-    except ic.InfluenceError:  # it is in no file, and cannot be
-        return ()
-    return (folder,) if folder.is_dir() else ()
 
 
 def job(request: ic.store.Request) -> ic.jobs.Job | None:

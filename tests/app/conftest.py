@@ -49,8 +49,9 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ic.store.Store]:
-    """A store with nothing in it, whose jobs end with the test."""
+    """A store with nothing in it, and nothing beside the study; its jobs end with the test."""
     monkeypatch.setenv("INFLUENCE_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(ic.store, "beside", lambda study: ())
     store = ic.store.Store()
     yield store
     for row in ic.jobs.rows(store):

@@ -31,6 +31,7 @@ from .runner import (
 pytestmark = pytest.mark.usefixtures("patience")
 
 
+@pytest.mark.usefixtures("empty_store")
 @pytest.mark.parametrize("page", ["overview.py", "explain.py", "mislabels.py", "relabel.py"])
 def test_with_no_estimator_named_the_best_by_evidence_are_asked(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []

@@ -70,6 +70,7 @@ def test_every_page_draws_with_every_estimator(page: str, estimator: str, demo: 
     assert (choice(app).explainers if explains else choice(app).detectors) == able
 
 
+@pytest.mark.usefixtures("empty_store")
 def test_the_best_by_evidence_answers_where_nobody_chose(demo: ic.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     from parts import results
 

@@ -107,12 +107,8 @@ def kills(study: ic.Study, folder: Path, count: int, seed: int = 0) -> Counter[s
     for number in range(count):
         request, (expected, took) = asked(study, number), quiet[number % len(quiet)]
         store, workers = Store(folder / "killed"), 1 + number % 2
-        shutil.rmtree(store.path, ignore_errors=True)
-        pids = [child(store.path, request) for _ in range(workers)]
-        time.sleep(draw.uniform(0, took / workers))
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        while not killed(store, request, workers, draw.uniform(0, took / workers)):
+            took *= 0.9  # they had ended: it was no kill, and they are quicker than the quiet run was
         there = store.progress(request).state == "finished"
         finished, unfinished, writing = begun(store, request)
         shards = sum("/rows-" in one for one in unfinished)
@@ -134,6 +130,18 @@ def kills(study: ic.Study, folder: Path, count: int, seed: int = 0) -> Counter[s
         found["shards begun anew, at most"] = max(found["shards begun anew, at most"], shards)
         found["shards begun anew, in all"] += shards
     return found
+
+
+def killed(store: Store, request: Request, workers: int, seconds: float) -> bool:
+    """Start processes in an empty store and kill them after some seconds; whether one was there to be killed."""
+    shutil.rmtree(store.path, ignore_errors=True)
+    pids = [child(store.path, request) for _ in range(workers)]
+    time.sleep(seconds)
+    there = [pid for pid in pids if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+    for pid in there:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return bool(there)
 
 
 def quiet_run(study: ic.Study, folder: Path, number: int) -> tuple[bytes, float]:

@@ -309,15 +309,16 @@ def test_progress_is_one_line_in_a_terminal_and_few_elsewhere(monkeypatch: pytes
             assert said.endswith("\r")
 
 
-def test_a_job_from_the_command_line(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_from_the_command_line(shell: Shell, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("influence_core.jobs.asking.dispatch", lambda *_: None)
     monkeypatch.setattr("influence_core.jobs.job.dispatch", lambda *_: None)
+    study = made / "my_study"
     assert shell("influence jobs ls") == "no jobs: influence score STUDY ESTIMATOR --job starts one\n"
-    first, how = shell("influence score demo loss --job").splitlines()
+    first, how = shell(f"influence score {study} loss --job").splitlines()
     id, state, title = re.split(r" {2,}", first)
     assert (state, title) == ("queued", "Loss (control): mislabel scores")
     assert how == f"influence jobs wait {id} prints the scores; influence jobs ls looks"
-    assert json.loads(shell("influence score demo loss --job --json"))["id"].startswith(id)
+    assert json.loads(shell(f"influence score {study} loss --job --json"))["id"].startswith(id)
     assert json.loads(shell("influence jobs ls --json"))[0]["state"] == "queued"
     shell(f"influence jobs wait {id[:4]} --timeout 0", 1)
     assert shell.err == "Loss (control): mislabel scores is not through after 0.0 s: it goes on\n"
@@ -337,13 +338,16 @@ def test_a_job_from_the_command_line(shell: Shell, monkeypatch: pytest.MonkeyPat
     assert "it was cancelled: job.resume() goes on" in shell.err
     assert json.loads(shell("influence jobs resume last --json"))["state"] == "queued"
     assert json.loads(shell("influence jobs log last --json"))["lines"] == []
-    ic.run(ic.demo.digits(), "loss", "mislabel_scores")
-    assert "done" in shell("influence score demo loss --job")
+    ic.run(ic.Study.load(study), "loss", "mislabel_scores")
+    assert "done" in shell(f"influence score {study} loss --job")
     table = shell("influence jobs wait last")
-    assert table == shell("influence score demo loss --job --wait") == shell("influence score demo loss")
-    assert json.loads(shell("influence score demo loss --job --wait --out s.csv --json"))["job"].startswith(id)
+    assert table == shell(f"influence score {study} loss --job --wait") == shell(f"influence score {study} loss")
+    assert json.loads(shell(f"influence score {study} loss --job --wait --out s.csv --json"))["job"].startswith(id)
     assert Path("s.csv").read_text() == table
     assert json.loads(shell("influence jobs clean --json")) == {"removed": 1}
+    shell("influence score demo loss --job --wait --out demo.csv")  # came with the study
+    shell("influence jobs wait last --out again.csv")
+    assert Path("demo.csv").read_text() == Path("again.csv").read_text()
 
 
 def test_settings_are_numbers_words_and_lists() -> None:

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-USED_LATE = ("sklearn", "scipy", "skimage", "plotly", "torchvision", "streamlit", "pydantic", "tomli_w", "typer")
+USED_LATE = (
+    "sklearn",
+    "scipy",
+    "skimage",
+    "plotly",
+    "torchvision",
+    "streamlit",
+    "pydantic",
+    "tomli_w",
+    "typer",
+    "sqlite3",
+)
 SHOWN = "print(*(name for name in {names!r} if name in sys.modules))"
 
 
@@ -30,6 +41,7 @@ def test_the_import_loads_no_heavy_package() -> None:
         ("import influence_core as ic; ic.figures.roc", "plotly"),
         ("from influence_core import figures", "plotly"),
         ("from influence_core import *", "plotly"),
+        ("import influence_core as ic; ic.jobs.submit", "sqlite3"),
         ("import influence_core as ic; ic.data.digits()", "sklearn"),
         ("import influence_core as ic; ic.demo.digits()", "pydantic"),
     ],

@@ -61,11 +61,36 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         job.cancel()
 
 
+PLUGIN = """
+import torch
+import influence_core as ic
+
+@ic.models.register("plain_for_jobs")
+class Plain(torch.nn.Module):
+    def __init__(self, width=64):
+        super().__init__()
+        self.layer = torch.nn.Linear(width, 10)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+"""
+
+
+@pytest.fixture(scope="module")
+def plugged(study: ic.Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study whose model is defined in a plugin that has run here."""
+    home = tmp_path_factory.mktemp("plugged")
+    (home / "plain.py").write_text(PLUGIN)
+    ic.models.load_plugin(home / "plain.py")
+    made = ic.models.build("plain_for_jobs", width=64)
+    return study.replaced(model=made, trajectory=None).save(home / "saved", plugin=home / "plain.py")
+
+
 def until(true: Callable[[], object], seconds: float = SLOW) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it took too long"
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 def pid(job: ic.jobs.Job) -> int:
@@ -78,7 +103,7 @@ def test_a_worker_computes_what_the_call_gives_and_goes_on_with_what_waits(
     dawdle: Callable[..., Any],
     store: Store,
     computed: Callable[[], list[tuple[int, int]]],
-    tmp_path: Path,
+    plugged: Path,
 ) -> None:
     plain = ic.jobs.submit(study, "lastlayer", "influence", [475, 3], store=store, threads=1)
     failing = ic.jobs.submit(study, dawdle(fails="divided\nby zero"), "mislabel_scores", store=store)
@@ -87,9 +112,10 @@ def test_a_worker_computes_what_the_call_gives_and_goes_on_with_what_waits(
     whole = Request.of(study, dawdle(), "mislabel_scores")
     table.log(whole.key).symlink_to("/dev/full")
     quiet = ic.jobs.submit(study, dawdle(), "mislabel_scores", store=store)
+    theirs = ic.jobs.submit(ic.Study.load(plugged), "loss", "mislabel_scores", store=store)
     again = ic.jobs.submit(study, "lastlayer", "influence", [475, 3], store=store, threads=1)
     assert again.id == plain.id
-    assert [job.id for job in ic.jobs.jobs(store)] == [plain.id, failing.id, refused.id, quiet.id]
+    assert [job.id for job in ic.jobs.jobs(store)] == [plain.id, failing.id, refused.id, quiet.id, theirs.id]
     assert (plain.state, quiet.state) == ("running", "queued")
 
     scores = plain.wait(SLOW)
@@ -114,14 +140,15 @@ def test_a_worker_computes_what_the_call_gives_and_goes_on_with_what_waits(
         refused.wait(SLOW)
 
     assert torch.equal(quiet.wait(SLOW).values, dawdle().fit(study).mislabel_scores().values)
-    pids = {processes.pid_of(str(job.row.process)) for job in (plain, failing, refused, quiet)}
-    assert len(pids) == 1, "one worker computed all four"
+    assert theirs.wait(SLOW).values.shape == (1000,), "its model is defined in a plugin"
+    pids = {processes.pid_of(str(job.row.process)) for job in (plain, failing, refused, quiet, theirs)}
+    assert len(pids) == 1, "one worker computed all five"
     found = ic.jobs.get(plain.id[:7], store)
     assert found.wait().test_ids.tolist() == [475, 3]  # its request is made again from the table
     assert found.resume().state == "done"
     assert ic.jobs.submit(study, "lastlayer", "influence", [475, 3], store=store).row.attempt == 1
     assert ic.jobs.clean(store, [failing.id]) == 1
-    assert ic.jobs.clean(store) == 3
+    assert ic.jobs.clean(store) == 4
     assert ic.jobs.jobs(store) == []
     assert list(table.logs.iterdir()) == []
     known = ic.jobs.submit(study, "lastlayer", "influence", [475, 3], store=store)
@@ -181,6 +208,23 @@ def test_work_ends_within_two_seconds_and_when_nobody_wants_it(
     assert computed() == []
 
 
+def test_a_worker_that_cannot_even_look_is_killed(
+    study: ic.Study, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("influence_core.jobs.asking.dispatch", lambda *_: None)
+    monkeypatch.setattr("influence_core.jobs.job.dispatch", lambda *_: None)
+    job = ic.jobs.submit(study, "loss", "mislabel_scores", store=store)
+    stuck = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    name = processes.named(stuck.pid)
+    assert name is not None
+    assert Table(store.path).claim(1, name, worker=True) is not None
+    began = time.monotonic()
+    assert job.cancel().state == "cancelled"
+    assert time.monotonic() - began < 2.0
+    stuck.communicate()
+    assert stuck.returncode == -signal.SIGKILL
+
+
 def test_a_worker_that_is_told_to_end_does(
     study: ic.Study, dawdle: Callable[..., Any], store: Store, computed: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,31 +251,51 @@ study, store = ic.demo.digits(), Store(sys.argv[1])
 print("ready", flush=True)
 input()
 job = ic.jobs.submit(study, Dawdle(pause=0.02), "mislabel_scores", store=store)
-print(job.wait(60).values.sum().item(), job.row.attempt, job.row.process)
+print(job.id, flush=True)
+input()
 """
 
 
-def test_two_processes_that_ask_at_once_get_one_worker_and_outlive_nothing(
-    store: Store, computed: Callable[[], list[tuple[int, int]]]
+def test_two_processes_that_ask_at_once_get_one_worker_which_outlives_them(
+    study: ic.Study, dawdle: Callable[..., Any], store: Store, computed: Callable[[], list[tuple[int, int]]]
 ) -> None:
-    words = [sys.executable, "-c", SUBMIT, str(store.path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    asking = [
-        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        for _ in range(2)
-    ]
-    for process in asking:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in asking:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    said = [process.communicate(timeout=120)[0] for process in asking]
-    assert said[0] == said[1]
-    assert said[0].split()[1] == "1"
+    other = subprocess.Popen(
+        [sys.executable, "-c", SUBMIT, str(store.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert other.stdin is not None
+    assert other.stdout is not None
+    assert other.stdout.readline() == "ready\n"
+    other.stdin.write("\n")
+    other.stdin.flush()
+    job = ic.jobs.submit(study, dawdle(pause=0.02), "mislabel_scores", store=store)
+    assert other.stdout.readline().strip() == job.id
+    until(lambda: job.row.handed)
+    other.kill()
+    other.communicate()
+    assert job.wait(SLOW).values.shape == (1000,)
+    assert job.row.attempt == 1
+    assert job.row.asks >= 2
     assert len({who for _, who in computed()}) == 1
     assert len(computed()) == 8
+
+
+def test_a_damaged_result_is_asked_for_again(study: ic.Study, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("influence_core.jobs.asking.dispatch", lambda *_: None)
+    monkeypatch.setattr("influence_core.jobs.job.dispatch", lambda *_: None)
+    ic.run(study, "loss", "mislabel_scores", store=store)
+    job = ic.jobs.submit(study, "loss", "mislabel_scores", store=store)
+    assert job.state == "done"
+    for path in (store.path / "works" / job.id).rglob("*.npy"):
+        path.write_bytes(path.read_bytes()[:-8] + b"damaged!")
+    with pytest.raises(ic.InvalidInput, match="changed or damaged"):
+        job.wait()
+    assert job.resume().state == "queued"
+    job.cancel()
+    assert ic.jobs.submit(study, "loss", "mislabel_scores", store=store).state == "queued"
 
 
 def test_who_waits_no_longer_leaves_the_job_running(
@@ -331,58 +395,44 @@ def test_what_no_other_process_could_do_is_refused(
     ):
         ic.jobs.submit(own, "loss", "mislabel_scores", store=store)
     monkeypatch.setattr(dawdle, "__module__", "__main__")
-    with pytest.raises(ic.NotSupported, match="Dawdle is defined in this notebook or script"):
+    with pytest.raises(
+        ic.NotSupported, match="what 'Dawdle: mislabel scores' asks is defined in this notebook or script"
+    ):
         ic.jobs.submit(study, dawdle(), "mislabel_scores", store=store)
     with pytest.raises(ic.InvalidInput, match="threads is 0"):
         ic.jobs.submit(study, "loss", "mislabel_scores", store=store, threads=0)
     assert not store.path.exists()
 
 
-PLUGIN = """
-import torch
-import influence_core as ic
-
-@ic.models.register("plain_for_jobs")
-class Plain(torch.nn.Module):
-    def __init__(self, width=64):
-        super().__init__()
-        self.layer = torch.nn.Linear(width, 10)
-
-    def forward(self, x):
-        return self.layer(x.flatten(1))
-"""
-
-
 def test_a_plugin_runs_for_a_job_if_it_has_run_where_it_was_asked_for(
-    study: ic.Study, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plugged: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from influence_core.models import plugins
 
-    file = tmp_path / "plain.py"
-    file.write_text(PLUGIN)
-    ic.models.load_plugin(file)
-    made = ic.models.build("plain_for_jobs", width=64)
-    path = study.replaced(model=made, trajectory=None).save(tmp_path / "saved", plugin=file)
-    mine = ic.Study.load(path)
+    monkeypatch.setattr("influence_core.jobs.asking.dispatch", lambda *_: None)
+    monkeypatch.setattr("influence_core.jobs.job.dispatch", lambda *_: None)
+    mine = ic.Study.load(plugged)
     with monkeypatch.context() as patch:
         patch.setattr(plugins, "_loaded", {})  # as in a process that has not run it
         with pytest.raises(ic.InvalidInput, match=r"needs its plugin plain.py, which is Python code"):
             ic.jobs.submit(mine, "loss", "mislabel_scores", store=store)
+    ic.run(mine, "loss", "mislabel_scores", store=store)
     job = ic.jobs.submit(mine, "loss", "mislabel_scores", store=store)
-    assert job.wait(SLOW).values.shape == (1000,)
     with monkeypatch.context() as patch:
         patch.setattr(plugins, "_loaded", {})
         found = ic.jobs.get(job.id, store)
         with pytest.raises(ic.InvalidInput, match="which is Python code"):
             found.wait()
         assert ic.jobs.get(job.id, store, trust=True).wait().values.shape == (1000,)
-    (path.parent / "plain.py").write_text(PLUGIN + "# changed\n")
     store.remove(job.id)
-    monkeypatch.setattr("influence_core.jobs.job.dispatch", lambda *_: None)
-    table = Table(store.path)
     job.resume()
+    table = Table(store.path)
     row = table.claim(1, processes.this(), worker=True)
     assert row is not None
-    assert worker.computed(table, row)
+    (plugged.parent / "plain.py").write_text(PLUGIN + "# changed\n")
+    try:
+        assert worker.computed(table, row)
+    finally:
+        (plugged.parent / "plain.py").write_text(PLUGIN)
     with pytest.raises(ic.InvalidInput, match="is not the file that the study was saved with"):
         job.wait(SLOW)

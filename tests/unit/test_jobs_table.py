@@ -214,8 +214,8 @@ def test_nobody_has_asked_for_anything_yet(table: Table) -> None:
 
 @pytest.mark.parametrize("content", [b"no database at all" * 100, None])
 def test_a_damaged_table_is_a_sentence_and_is_made_anew(table: Table, content: bytes | None) -> None:
-    for number in range(200):
-        table.enter(asked(f"job {number}"))
+    for number in range(8):
+        table.enter(replace(asked(f"job {number}"), spec="x" * 3000))
     whole = table.path.read_bytes()
     assert len(whole) > 3 * 4096
     table.path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096) if content is None else content)
@@ -292,6 +292,23 @@ def test_work_is_told_to_end_at_its_next_step(table: Table, me: str, exits: list
     assert said == ["dawdling"]
     assert exits == []
     assert row.attempt == 1
+
+
+def test_the_time_left_is_that_of_what_is_not_there_yet(
+    table: Table, me: str, exits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "TOLD", 0.3)
+    watch, _, _ = begun(table, me)
+    for done in range(60):  # finished before
+        watch.listen("a part", done, 100)
+    time.sleep(0.4)
+    for done in range(60, 64):
+        watch.listen("a part", done + 1, 100)
+        time.sleep(0.2)
+    watch.finish()
+    left = table.rows()[0].seconds_left
+    assert left is not None
+    assert 5 < left < 30
 
 
 def test_a_process_that_does_not_react_ends(table: Table, me: str, exits: list[int]) -> None:

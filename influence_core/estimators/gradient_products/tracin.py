@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from influence_core.gradients import inner_products, squared_norms
 from influence_core.pieces import piece
 from influence_core.progress import track
 from influence_core.study import Study
+from influence_core.training import Checkpoint
 
 
 @dataclass
@@ -91,9 +93,13 @@ class TracIn(Estimator):
     def _total(self, of: Callable[[nn.Module], Tensor], what: str) -> Tensor:
         """The weighted sum over checkpoints, of which one is held beside the sum."""
         total: Tensor | None = None
+
+        def at(checkpoint: Checkpoint) -> dict[str, Tensor]:
+            return {"part": of(self.study_.at(checkpoint))}
+
         weighted = list(zip(self.weights_, self.checkpoints_, strict=True))
         for number, (weight, checkpoint) in enumerate(track(weighted, what)):
-            part = piece(f"checkpoint-{number}", lambda at=checkpoint: {"part": of(self.study_.at(at))})["part"]  # type: ignore[misc]
+            part = piece(f"checkpoint-{number}", partial(at, checkpoint))["part"].to(self.study_.device)
             total = part.mul_(weight) if total is None else total.add_(part, alpha=weight)
             del part  # or it would be there beside the next
         assert total is not None

@@ -109,9 +109,13 @@ class TRAK(Estimator):
         self, study: Study, what: str, of: Callable[[nn.Module], Mapping[str, Tensor]]
     ) -> Iterator[dict[str, Tensor]]:
         """What is made of the model at each checkpoint, which are a piece each."""
-        models: list[Callable[[], nn.Module]] = [partial(study.at, checkpoint) for checkpoint in self.checkpoints_]
-        for number, model in enumerate(track(models or [lambda: study.model], f"TRAK: {what}")):
-            yield piece(f"checkpoint-{number}", lambda model=model: of(model()))  # type: ignore[misc]
+
+        def at(checkpoint: Checkpoint | None) -> Mapping[str, Tensor]:
+            return of(study.model if checkpoint is None else study.at(checkpoint))
+
+        checkpoints: list[Checkpoint | None] = [*self.checkpoints_] or [None]
+        for number, checkpoint in enumerate(track(checkpoints, f"TRAK: {what}")):
+            yield piece(f"checkpoint-{number}", partial(at, checkpoint))
 
     def _learned_at(self, study: Study, model: nn.Module) -> dict[str, Tensor]:
         """Preconditioned features of the training images [N, k], their leverages and doubts [N], and the damping."""

@@ -170,7 +170,7 @@ class SAMGIF(Estimator):
         total: Tensor | None = None
         for number, (weight, checkpoint, rho) in enumerate(self._weighted()):
             asked = partial(self._at_checkpoint, checkpoint, rho, gradients if queries is None else queries)
-            part = piece(f"checkpoint-{number}", asked)["part"]
+            part = piece(f"checkpoint-{number}", asked)["part"].to(study.device)
             total = part.mul_(weight) if total is None else total.add_(part, alpha=weight)
             del part  # or it would be there beside the next
         assert total is not None
