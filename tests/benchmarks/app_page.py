@@ -82,21 +82,26 @@ class Server:
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
+    def own_memory(self) -> float:
+        """MiB that are the server's own, and no pages of files (RssAnon)."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024
+
     def rest(self) -> None:
         """Wait until it does nothing: work in the background is through."""
         began = quiet = time.monotonic()
-        spent = self._spent()
+        spent = self.spent()
         while time.monotonic() - quiet < QUIET_SECONDS:
             at = time.monotonic()
             time.sleep(0.5)
-            before, spent = spent, self._spent()
+            before, spent = spent, self.spent()
             if spent - before > IDLE * (time.monotonic() - at):
                 quiet = time.monotonic()
             if time.monotonic() - began > MOST_REST:
                 print(f"the server still works after {MOST_REST:.0f} s", file=sys.stderr)
                 return
 
-    def _spent(self) -> float:
+    def spent(self) -> float:
         """Processor seconds so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -108,8 +113,8 @@ class Server:
 
 
 @contextmanager
-def served(script: str, *arguments: str) -> Iterator[Server]:
-    """A Streamlit server of a script in the project, until the block ends."""
+def served(script: str, *arguments: str, store: Path | None = None) -> Iterator[Server]:
+    """A Streamlit server of a script in the project, until the block ends; with an empty store, unless one is given."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -122,7 +127,11 @@ def served(script: str, *arguments: str) -> Iterator[Server]:
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(ROOT),
+                    "INFLUENCE_STORE": str(store or Path(folder) / "store"),
+                },
             )
         server = Server(f"http://127.0.0.1:{port}", process, log)
         try:

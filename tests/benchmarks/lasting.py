@@ -1,0 +1,121 @@
+"""Results that last, the section of RESULTS.md: ``python -m tests.benchmarks.lasting --only demo``.
+
+Parts: ``demo`` (each estimator's explanation of the demo, by a server that has just been started, from the answers that
+came with it), ``retrainings`` (linear datamodelling by a job that is killed and gone on with, against one process) and
+``large`` (50,000 images: opened and clicked from the store, the server's own memory, and its idling afterwards;
+``--studies`` is the folder of ``app_studies``). The first is seconds in Chromium, from navigation to the pictures.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import torch
+import typer
+from playwright.sync_api import sync_playwright
+
+import influence_core as ic
+from tests.benchmarks.app_page import View, served
+from tests.browser.conftest import FLAGS
+
+CLICKS = 100
+IDLE_SECONDS = 60.0
+
+
+def demo() -> None:
+    """Seconds from a new page to each estimator's explanation; the first also waits for the server's start."""
+    print("| estimator | seconds |\n|---|---|")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        began = time.perf_counter()
+        with served("app.py") as server:
+            print(f"| (the server's start) | {time.perf_counter() - began:.1f} |", flush=True)
+            for kind in ic.estimators.all_estimators():
+                if "influence" in kind.gives():
+                    with View.of(browser) as view:
+                        url = f"{server.url}/explain?run=digits&estimator={kind.name}&test=475"
+                        print(f"| `{kind.name}` | {view.first_answer(url, kind.title)[0]:.1f} |", flush=True)
+        browser.close()
+
+
+def retrainings(count: int) -> None:
+    """The same losses from one process, and from a job whose worker is killed three times."""
+    study = ic.demo.digits()
+    kept = ic.evaluation.draw_subsets(len(study.train), count)
+    with tempfile.TemporaryDirectory() as folder:
+        store = ic.store.Store(folder)
+        task = ic.store.Retrainings.of(study, "recipe", kept, range(len(study.test)), (0,))
+        job = ic.jobs.submit_task(task, store=store)
+        killed: list[int] = []
+        while job.state in ("queued", "running"):
+            job.ask()
+            if len(killed) < 3 and job.state == "running" and job.done >= (len(killed) + 1) * count // 4:
+                killed.append(job.done)
+                os.kill(int(job.row.process.split("/")[1]), signal.SIGKILL)
+                while job.state == "running":
+                    time.sleep(0.2)
+                job.resume()
+            time.sleep(0.2)
+        by_job = ic.evaluation.retrain_subsets(study, "recipe", kept, store=store)
+    by_one = ic.evaluation.retrain_subsets(study, "recipe", kept)
+    scores = ic.estimators.EKFAC().fit(study).influence()
+    found = [ic.evaluation.lds(study, scores, losses) for losses in (by_one, by_job)]
+    print(f"{count} retrainings, the worker killed at {killed}: losses equal to the bit: ", end="")
+    print(torch.equal(by_one.losses, by_job.losses), f"; EK-FAC {found[0]} and {found[1]}")
+
+
+def large(studies: Path) -> None:
+    """The app on 50,000 images whose answers are stored."""
+    path = studies / "fifty_thousand"
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        study, store = ic.Study.load(path), ic.store.Store(Path(folder) / "store")
+        wrong = study.misclassified()[:1000]
+        ic.run(study, "lastlayer", "influence", wrong, store=store)
+        del study
+        url, title = f"/explain?run=fifty_thousand&estimator=lastlayer&test={int(wrong[0])}", "Last layer"
+        with served("app.py", "--study", str(path), store=store.path) as server, View.of(browser) as view:
+            opened, _ = view.first_answer(server.url + url, title)
+            server.rest()
+            before, count, seconds = server.own_memory(), view.mistakes(), []
+            for number in range(CLICKS):
+                seconds.append(view.pick(number % min(count, 80) + 1 + (number % min(count, 80) == 0))[1])
+            after = server.own_memory()
+            view.page.close()
+            server.rest()
+            spent = server.spent()
+            time.sleep(IDLE_SECONDS)
+            idle = (server.spent() - spent) / IDLE_SECONDS
+        browser.close()
+    print(f"opened in {opened:.2f} s; click {median(seconds):.2f} s at the median, {max(seconds):.2f} s at the most")
+    print(
+        f"own memory {before:.0f} MiB before and {after:.0f} MiB after {CLICKS} clicks; processor when idle {idle:.1%}"
+    )
+
+
+def main(
+    only: Annotated[list[str] | None, typer.Option(help="demo, retrainings, large; all by default.")] = None,
+    studies: Annotated[Path | None, typer.Option(help="Folder of the studies of app_studies, for large.")] = None,
+    count: Annotated[int, typer.Option(help="Retrainings.")] = 100,
+) -> None:
+    """Measure, and print."""
+    parts = only or ["demo", "retrainings", *(["large"] if studies else [])]
+    if "demo" in parts:
+        demo()
+    if "retrainings" in parts:
+        retrainings(count)
+    if "large" in parts:
+        if studies is None:
+            raise typer.BadParameter("--studies FOLDER is needed for large")
+        large(studies.resolve())
+
+
+if __name__ == "__main__":
+    typer.run(main)
