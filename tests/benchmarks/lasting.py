@@ -84,9 +84,8 @@ def large(studies: Path) -> None:
         with served("app.py", "--study", str(path), store=store.path) as server, View.of(browser) as view:
             opened, _ = view.first_answer(server.url + url, title)
             server.rest()
-            before, count, seconds = server.own_memory(), view.mistakes(), []
-            for number in range(CLICKS):
-                seconds.append(view.pick(number % min(count, 80) + 1 + (number % min(count, 80) == 0))[1])
+            before, count = server.own_memory(), min(view.mistakes(), 80)
+            seconds = [view.pick((number + 1) % count + 1)[1] for number in range(CLICKS)]
             after = server.own_memory()
             view.page.close()
             server.rest()
