@@ -1,11 +1,12 @@
 """The frame around every page: links, selectors, headings, and the Python and the link that make what is shown."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import streamlit as st
 
 import influence_core as ic
-from parts import errors, selection, studies
+from parts import errors, selection, stored, studies
 from parts.selection import Selection
 
 ALL = "all classes"
@@ -114,7 +115,7 @@ def choose(study: ic.Study, code: str, picked: Selection, path: str) -> Choice:
             elif PURPOSE[path] == what:
                 notes.append(_unable(fresh, what, lacks))
         if not mine:
-            mine = [ic.estimators.recommended(study, what)]
+            mine = [ic.estimators.recommended(study, what, there=partial(stored.has, study, what))]
             if picked.estimators and PURPOSE[path] == what:
                 notes.append(f"Here is {ic.estimators.get(mine[0]).title}, which does.")
         able[what] = tuple(mine)

@@ -7,7 +7,6 @@ the answer is a file that whoever asks again finds.
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Literal
 
 import pandas as pd
@@ -155,7 +154,7 @@ def ask(
     Returns:
         The question with its answer, or with where it is.
     """
-    request, refused = _request(choice.study.fingerprint, name, _METHODS[what], test, choice.study)
+    request, refused = stored.request(choice.study, name, _METHODS[what], test)
     question = Question(choice.study, name, what, test, request, refused=refused)
     if what == "detection":
         question = replace(question, made=lambda scores: _judged(choice.study, scores))
@@ -172,7 +171,7 @@ def suggestions(choice: Choice, name: str, detection: ic.applications.Detection)
 
     request, refused = None, ""
     if "label_influence" in ic.estimators.get(name).gives():
-        request, refused = _request(study.fingerprint, name, "label_influence", None, study)
+        request, refused = stored.request(study, name, "label_influence")
     return _asked(choice, Question(study, name, "relabel", None, request, table, refused), False, None)
 
 
@@ -190,7 +189,7 @@ def ahead(study: ic.Study, name: str, test: int) -> None:
     key = _key(study, name, "influence", block)
     if fresh.solves_each_query or len(block) < 2 or work.has(key):
         return
-    request = _request(study.fingerprint, name, "influence", block, study)[0]
+    request = stored.request(study, name, "influence", block)[0]
     expected = ic.estimators.expected_cost(study, fresh, "influence", len(block), fitted=True)
     if request is not None and expected.seconds is not None and expected.seconds <= AHEAD:
         words = f"{fresh.title}: the next mistakes"
@@ -262,22 +261,6 @@ def _judged(study: ic.Study, scores: ic.Scores) -> ic.applications.Detection:
     found = ic.applications.detect(study, scores)
     _ = found.bands  # with the curves, not when they are drawn
     return found
-
-
-def _request(
-    fingerprint: str, name: str, method: str, test: int | tuple[int, ...] | None, study: ic.Study
-) -> tuple[ic.store.Request | None, str]:
-    """What is asked, as the store knows it; or why nobody could say later what the answer belongs to."""
-    ids = test if test is None or isinstance(test, tuple) else (test,)
-    try:
-        return _made(fingerprint, name, method, ids, study), ""
-    except ic.NotSupported as error:
-        return None, str(error)
-
-
-@lru_cache(maxsize=256)
-def _made(fingerprint: str, name: str, method: str, ids: tuple[int, ...] | None, study: ic.Study) -> ic.store.Request:
-    return ic.store.Request.of(study, name, method, test=None if ids is None else list(ids))
 
 
 def _keys(question: Question) -> list[tuple[Any, ...]]:

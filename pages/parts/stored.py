@@ -1,5 +1,6 @@
 """What lasts behind the pages: answers on the disk, and jobs, which go on when the browser or this server ends."""
 
+from functools import lru_cache
 from typing import Any
 
 import streamlit as st
@@ -18,6 +19,51 @@ def store() -> ic.store.Store:
     return ic.store.Store()
 
 
+def request(
+    study: ic.Study, name: str, method: str, test: int | tuple[int, ...] | None = None
+) -> tuple[ic.store.Request | None, str]:
+    """What is asked of an estimator with its default settings, as the store knows it.
+
+    Args:
+        study: of which it is asked.
+        name: of the estimator.
+        method: public method.
+        test: ids of test images, for "influence".
+
+    Returns:
+        The request, or ``None`` and why nobody could say later what its answer belongs to.
+    """
+    ids = test if test is None or isinstance(test, tuple) else (test,)
+    try:
+        return _request(study, name, method, ids), ""
+    except ic.NotSupported as error:
+        return None, str(error)
+
+
+@lru_cache(maxsize=256)
+def _request(study: ic.Study, name: str, method: str, ids: tuple[int, ...] | None) -> ic.store.Request:
+    return ic.store.Request.of(study, name, method, test=None if ids is None else list(ids))
+
+
+def has(study: ic.Study, method: str, name: str) -> bool:
+    """Whether an answer about all training images is on the disk; of influence, that depends on the test image.
+
+    Args:
+        study: of which it is asked.
+        method: public method.
+        name: of the estimator.
+
+    Returns:
+        Whether it takes no time.
+    """
+    asked = None if method == "influence" else request(study, name, method)[0]
+    return asked is not None and _reading(study).progress(asked).state == "finished"
+
+
+def _reading(study: ic.Study) -> ic.store.Store:
+    return ic.store.Store(also=ic.store.beside(study))
+
+
 def find(request: ic.store.Request) -> Any:
     """An answer that is on the disk, here or beside the study; else ``None``, and also where it is damaged.
 
@@ -28,7 +74,7 @@ def find(request: ic.store.Request) -> Any:
         The answer, whose numbers are read from the file as they are looked at.
     """
     try:
-        return ic.store.Store(also=ic.store.beside(request.study)).find(request)
+        return _reading(request.study).find(request)
     except (ic.InvalidInput, ic.StaleResult):
         return None  # whoever computes it sets what is damaged aside
 

@@ -28,7 +28,7 @@ def show(job: ic.jobs.Job, request: ic.store.Request, some: ic.Scores | None, ke
         return
     with st.container(horizontal=True, vertical_alignment="center", key=f"ended_{key}"):
         words = "was stopped" if row.state == "cancelled" else "is not through"
-        st.markdown(f"**{errors.as_text(row.title)}** {words}.")
+        st.markdown(f"**{errors.as_text(request.estimator.title)}** {words}.")
         st.button(
             "Resume", key=f"resume_{key}", icon=":material/play_arrow:", on_click=resume, args=(job,), type="primary"
         )

@@ -15,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 import influence_core as ic
 from influence_core.jobs.processes import this
 from influence_core.jobs.table import Table
+from influence_core.store.run import beside
 
 from .runner import QUICK, begun, gallery, same, settled, start, texts, work
 
@@ -123,14 +124,15 @@ def test_answers_beside_a_study_file_are_found_and_left_alone(
 ) -> None:
     file = demo.replaced(name="with results").save(tmp_path / "mine")
     study = ic.Study.load(file)
-    ic.store.Store(file.parent / stored.RESULTS).compute(ask(study))
-    before = sorted(path for path in (file.parent / stored.RESULTS).rglob("*"))
+    ic.store.Store(file.parent / "results").compute(ask(study))
+    before = sorted(path for path in (file.parent / "results").rglob("*"))
     monkeypatch.setattr(sys, "argv", ["app.py", "--study", str(file)])
     monkeypatch.setattr(sys.modules["parts.studies"], "_sources", {})
+    monkeypatch.setattr(ic.store, "beside", beside)
     restarted()
     app = begun("explain.py", estimator=QUICK, test=str(TEST))
     assert len(gallery(app, f"explain_{QUICK}_harmful")["id"]) == 5
-    assert sorted(path for path in (file.parent / stored.RESULTS).rglob("*")) == before
+    assert sorted(path for path in (file.parent / "results").rglob("*")) == before
 
 
 @pytest.mark.filterwarnings("ignore::influence_core.DamageWarning")
@@ -141,6 +143,16 @@ def test_what_is_damaged_is_computed_again(demo: ic.Study, empty_store: ic.store
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
     app = start("explain.py", test=str(TEST))
     same(app.dataframe[0].value, scores.harmful(TEST, 5))
+
+
+def test_an_estimator_whose_answer_is_there_is_recommended_whatever_it_would_take(
+    demo: ic.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ic.store, "beside", beside)
+    costly = ic.estimators.recommended(demo, "mislabel_scores", seconds=1e9)
+    quick = ic.estimators.recommended(demo, "mislabel_scores", seconds=0.0)
+    assert stored.has(demo, "mislabel_scores", costly)  # it came with the demo
+    assert ic.estimators.recommended(demo, "mislabel_scores", 0.0, lambda name: name == costly) == costly != quick
 
 
 # --- jobs on the pages
@@ -229,7 +241,7 @@ def test_a_cancelled_job_stays_so_and_one_that_nobody_wanted_begins_again(
     request = ask(demo)
     row = entered(empty_store, request, "cancelled")
     app = begun("explain.py", estimator=QUICK, test=str(TEST))
-    assert f"{request.title}** was stopped" in texts(app)
+    assert f"{request.estimator.title}** was stopped" in texts(app)
     assert "Resume" in labels(app)
     ic.jobs.clean(empty_store)
     entered(empty_store, request, "cancelled", error=row.unwanted)

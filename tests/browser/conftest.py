@@ -46,14 +46,23 @@ class Server:
     started: float
 
 
+@pytest.fixture(scope="session", autouse=True)
+def store_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the servers store is kept apart from what their user keeps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INFLUENCE_STORE", str(tmp_path_factory.mktemp("store")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
     running: list[Server] = []
 
-    def start(*arguments: str, script: Path = ROOT / "app.py") -> Server:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+    def start(*arguments: str, script: Path = ROOT / "app.py", port: int = 0) -> Server:
+        if not port:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
         log = tmp_path_factory.mktemp("server") / "log.txt"
         command = [sys.executable, "-m", "streamlit", "run", str(script)]
         command += ["--server.headless=true", f"--server.port={port}", "--", *arguments]

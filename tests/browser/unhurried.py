@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
 
 import influence_core as ic
 
-PACE = 1.2
-"""Seconds that Leisurely takes for a part of the training images."""
+GATE = "TESTS_GATE"
+"""Environment variable: a file that Leisurely waits for, once it has done some training images."""
+
+SOME = 256
+"""Training images before the gate: two shards."""
 
 
 @dataclass
@@ -32,7 +38,7 @@ class Unhurried(ic.estimators.TracIn):
 
 @dataclass
 class Leisurely(ic.estimators.LastLayer):
-    """The last layer, which takes its time for every part of the training images, and says which it is at."""
+    """The last layer, which says at which training images it is, and waits before most of them."""
 
     name: ClassVar[str] = "leisurely"
     title: ClassVar[str] = "Leisurely"
@@ -41,9 +47,12 @@ class Leisurely(ic.estimators.LastLayer):
         return None
 
     def _influence(self, test_ids: Tensor) -> object:
-        print(f"at image {int(self._scored_ids[0])}", flush=True)
-        for _ in ic.progress.track(range(20), "strolling"):
-            time.sleep(PACE / 20)
+        first, gate = int(self._scored_ids[0]), Path(os.environ[GATE])
+        print(f"at image {first}", flush=True)
+        for _ in ic.progress.track(
+            itertools.takewhile(lambda _: first >= SOME and not gate.exists(), itertools.count()), "strolling"
+        ):
+            time.sleep(0.05)
         return super()._influence(test_ids)
 
 
