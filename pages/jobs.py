@@ -88,7 +88,7 @@ def listed() -> bool:
             chosen_none = errors.as_text(st.query_params["job"][:40])
             st.warning(f"There is no job “{chosen_none}” in this store.", icon=":material/link_off:")
         st.info(errors.as_text(EMPTY), icon=":material/manufacturing:")
-        st.code(EXAMPLE, language="python")
+        st.code(EXAMPLE, language=None)
         return False
     one = chosen(rows)
     jobs_table.draw(rows, one, lambda: clicked(rows))

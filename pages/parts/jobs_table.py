@@ -114,7 +114,7 @@ def elsewhere(row: ic.jobs.Row) -> None:
             st.code(f"influence app {shlex.quote(str(Path(row.study).parent))}", language=None, wrap_lines=True)
         return
     st.caption("No page shows this answer. Python does:")
-    st.code(f"ic.jobs.get({row.id[:12]!r}).wait()", language="python")
+    st.code(f"ic.jobs.get({row.id[:12]!r}).wait()", language=None)
 
 
 def _run(row: ic.jobs.Row) -> str | None:

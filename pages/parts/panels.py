@@ -123,15 +123,16 @@ def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key:
     study, many = choice.study, len(names) > 1
     questions = results.ask_all(choice, names, test_id)
     work.wait([q.task for q in questions if q.task is not None])
-    there = [q.answer for q in questions if q.answer is not None]
+    answers = [q.answer for q in questions]  # as they are now: another that came while the page is drawn is in no sum
+    there = [answer for answer in answers if answer is not None]
     found = None
     # the answer first, then what only fills in
     if there and all(q.task is None or not q.task.under_way for q in questions):
         flags = suspects(choice)
         work.wait([flags.task] if flags.task is not None else [], 0.1)
         found = None if flags.answer is None else cut(choice, flags.answer)
-        for question in questions:
-            if question.answer is not None:
+        for question, answer in zip(questions, answers, strict=True):
+            if answer is not None:
                 results.ahead(study, question.name, test_id)
     if there:
         leak(choice, test_id)
@@ -141,10 +142,12 @@ def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key:
         one, two = st.columns(2, gap="medium")
         one.markdown(f"**Most harmful** · {_words(study, test_id)[0]}")
         two.markdown(f"**Most helpful** · {_words(study, test_id)[1]}")
-    for name, question in zip(names, questions, strict=True):
+    for name, question, answer in zip(names, questions, answers, strict=True):
         if many:
             _row_heading(question)
-        scores = question.answer if answered(question, f"{key}_{name}") else question.partial()
+        if answer is None and answered(question, f"{key}_{name}"):
+            st.rerun()
+        scores = question.partial() if answer is None else answer
         if scores is not None:
             _rows(choice, scores, test_id, k, flagged, together, f"{key}_{name}", many)
     if there:
