@@ -125,7 +125,7 @@ def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key:
     work.wait([q.task for q in questions if q.task is not None])
     answers = [q.answer for q in questions]  # as they are now: another that came while the page is drawn is in no sum
     there = [answer for answer in answers if answer is not None]
-    found = None
+    found = flags = None
     # the answer first, then what only fills in
     if there and all(q.task is None or not q.task.under_way for q in questions):
         flags = suspects(choice)
@@ -151,7 +151,7 @@ def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key:
         if scores is not None:
             _rows(choice, scores, test_id, k, flagged, together, f"{key}_{name}", many)
     if there:
-        _legend(choice, found, many)
+        _legend(choice, found, many, flags)
         for scores in there:
             caveats(scores, named=many)
     return there
@@ -232,7 +232,7 @@ def _rows(
             )
 
 
-def _legend(choice: Choice, found: ic.applications.Detection | None, many: bool) -> None:
+def _legend(choice: Choice, found: ic.applications.Detection | None, many: bool, flags: Question | None) -> None:
     study = choice.study
     legend = ["bar: strength of the influence"]
     if many:
@@ -243,8 +243,11 @@ def _legend(choice: Choice, found: ic.applications.Detection | None, many: bool)
     if found is not None:
         legend.append(f"yellow frame: one of the {len(found.flagged):,} labels that {who} suspects")
     st.caption(" · ".join(legend))
-    if found is None and not many:
-        answered(suspects(choice), "suspects")
+    if found is None and flags is not None:
+        waits = flags.task is not None and flags.task.under_way
+        # beside several rows there is no place for more than what comes by itself
+        if (waits or not many or flags.answer is not None) and answered(flags, "suspects"):
+            st.rerun()  # it came while the page was drawn
 
 
 def show_panel(split: str) -> Callable[[int], None]:
