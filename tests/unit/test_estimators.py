@@ -183,7 +183,8 @@ def test_available():
     assert table.loc["tracin", "needs"] == "checkpoint, trajectory"
     assert table.loc["fvm", "needs"] == "checkpoint, validation"
     assert table.loc["loss", "needs"] == "checkpoint"
-    assert (table[["title", "paper", "cost"]] != "").all().all()
+    ours = table.loc[list(MADE), ["title", "paper", "cost"]]  # other tests may have registered some of their own
+    assert (ours != "").all().all()
 
 
 def test_a_third_partys_estimator(small):

@@ -259,7 +259,8 @@ def test_every_estimator_that_misses_nothing_answers(regression: ic.Study) -> No
     answered = set()
     for name in ic.estimators.available()["name"]:
         estimator = ic.estimators.get(name)
-        if estimator.missing(regression):
+        ours = type(estimator).__module__.startswith("influence_core.")  # other tests may have registered their own
+        if not ours or estimator.missing(regression):
             continue
         estimator.fit(regression)
         for what in estimator.gives():
