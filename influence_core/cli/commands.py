@@ -249,6 +249,21 @@ def demo_study(
     result(f"{study.save(demo.BUNDLED if out is None else out)}: {study}, test accuracy {study.accuracy():.3f}")
 
 
+@app.command(hidden=True)
+@command
+def demo_results(
+    work: Annotated[Path, typer.Option(help="Store to compute them in; what is there is not computed again.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; by default beside the bundled study.")] = None,
+) -> None:
+    """Compute the answers that come with the bundled study: of every estimator, on its mistakes."""
+    from influence_core import demo
+    from influence_core.cli.bundling import bundle
+    from influence_core.store.run import RESULTS
+
+    count, size = bundle(demo.digits(), demo.BUNDLED / RESULTS if out is None else out, work)
+    result(f"{count} answers, {size:,} bytes")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 

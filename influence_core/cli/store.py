@@ -45,10 +45,8 @@ def rm(
     if bool(keys) == everything:
         raise InvalidInput("name keys that 'influence store ls' shows, or --all for everything")
     there = Store(store)
-    if everything:
-        removed = [one for entry in there.entries() for one in there.remove(entry.key)]
-    else:
-        removed = there.remove(*(keys or []))
+    # a budget of one byte: what is in use just now stays
+    removed = Store(there.path, budget=1).evict() if everything else there.remove(*(keys or []))
     _tell(removed, json)
 
 

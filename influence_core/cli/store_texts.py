@@ -19,7 +19,7 @@ Examples:
   influence store ls --json
 """
 
-STORE_RM = """Remove results and fitted estimators. What is computed or read just now stays, and is named.
+STORE_RM = """Remove results and fitted estimators. What is computed or read just now stays.
 
 \b
 Examples:

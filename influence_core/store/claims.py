@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from influence_core.files import writing
+
 
 @contextlib.contextmanager
 def claimed(path: Path, shared: bool = False) -> Iterator[bool]:
@@ -23,8 +25,12 @@ def claimed(path: Path, shared: bool = False) -> Iterator[bool]:
 
     Yields:
         Whether it was got; it is given back after the ``with`` block.
+
+    Raises:
+        FileNotFoundError: if the folder is not there.
+        InvalidInput: if the file cannot be written.
     """
-    opened = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    opened = _opened(path)
     got = False
     try:
         got = _lock(opened, shared)
@@ -38,6 +44,16 @@ def claimed(path: Path, shared: bool = False) -> Iterator[bool]:
             with contextlib.suppress(OSError):
                 fcntl.flock(opened, fcntl.LOCK_UN)
         os.close(opened)
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except FileNotFoundError:  # the folder was removed meanwhile
+        raise
+    except OSError:
+        with writing(path):
+            raise
 
 
 def _lock(opened: int, shared: bool) -> bool:

@@ -27,7 +27,8 @@ from influence_core.store.result import RESULT, assemble
 from influence_core.store.task import Task
 
 FITTED = "estimator.safetensors"
-PIECES = "pieces"
+PIECES, HALVED = "pieces", "pieces-halved"
+"""Folders; what is begun anew with half the batch has pieces of its own."""
 
 log = logging.getLogger("influence")
 
@@ -112,7 +113,8 @@ def tidy(folder: Path) -> None:
     """Remove the parts of an answer that is whole."""
     for path in folder.glob("rows-*"):
         path.unlink(missing_ok=True)
-    shutil.rmtree(folder / PIECES, ignore_errors=True)
+    for pieces in (PIECES, HALVED):
+        shutil.rmtree(folder / pieces, ignore_errors=True)
 
 
 def _finished(task: Task, place: Place, estimator: Estimator | None, shards: list[range]) -> Iterator[range]:
@@ -157,8 +159,7 @@ def _shard(task: Task, place: Place, estimator: Estimator | None, rows: range) -
 
 
 def _computed(task: Task, place: Place, estimator: Estimator | None, rows: range, again: bool) -> Shard:
-    # what is begun anew with other batches has pieces of its own
-    folder = place.folder / (f"{PIECES}-halved" if again else PIECES)
+    folder = place.folder / (HALVED if again else PIECES)
     with Pieces(folder, task.key) as pieces, keeping(pieces):
         shard = task.compute(estimator, rows)
     return Shard(shard.tensors, {**shard.facts, "halved": again})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from influence_core.files import keep, sha256_of, temporary, writing
 from influence_core.models import load_tensors, save_tensors
 from influence_core.store.place import Place, Shard
 from influence_core.store.sealed import read_sealed, write_sealed
-from influence_core.store.tables import TOP, WIDE, write_scores, write_top
+from influence_core.store.tables import WIDE, write_scores, write_top
 from influence_core.store.task import Task
 
 Result = Any
@@ -56,11 +56,10 @@ def assemble(place: Place, task: Task, cut: Mapping[str, Any]) -> None:
         save_tensors(place.folder / CHANGE, only.tensors)
         facts |= {"meta": dict(only.facts["meta"]), "files": _hashes(place.folder, [CHANGE])}
     else:
-        facts |= _joined([place.read(rows).facts for rows in shards], shards)
         first = place.read(shards[0]).tensors["values"]
         shape = (sum(len(rows) for rows in shards), *first.shape[1:])
+        facts |= _joined(_write_values(place, shards, shape, first.dtype), shards)
         facts |= {"shape": list(shape), "dtype": str(first.dtype).removeprefix("torch.")}
-        _write_values(place, shards, shape, first.dtype)
         values = _mapped(place.folder / VALUES, shape, first.dtype)
         names = task.column_names(shape)
         if len(names) <= WIDE:
@@ -159,21 +158,22 @@ def _joined(facts: Sequence[Mapping[str, Any]], rows: Sequence[range]) -> dict[s
     return {name: value for name, value in first.items() if name not in ("key", "rows", "halved")} | {"meta": meta}
 
 
-def _write_values(place: Place, shards: Sequence[range], shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    path = place.folder / VALUES
+def _write_values(
+    place: Place, shards: Sequence[range], shape: tuple[int, ...], dtype: torch.dtype
+) -> list[Mapping[str, Any]]:
+    """Put the numbers of all shards into one file, in one pass over them; gives the facts of each."""
+    path, facts = place.folder / VALUES, []
     with writing(path), temporary(path.parent, path.name) as part:
         kind = torch.empty(0, dtype=_AS_BITS.get(dtype, dtype)).numpy().dtype
         out = np.lib.format.open_memmap(part, mode="w+", dtype=kind, shape=shape, fortran_order=True)
-        for rows, values in _parts(place, shards):
-            out[rows.start : rows.stop] = values.view(_AS_BITS.get(dtype, dtype)).numpy()
+        for rows in shards:
+            shard = place.read(rows)
+            facts.append(shard.facts)
+            out[rows.start : rows.stop] = shard.tensors["values"].view(_AS_BITS.get(dtype, dtype)).numpy()
         out.flush()
         del out
         keep(part, path)
-
-
-def _parts(place: Place, shards: Iterable[range]) -> Iterator[tuple[range, Tensor]]:
-    for rows in shards:
-        yield rows, place.read(rows).tensors["values"]
+    return facts
 
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -192,17 +192,3 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def _hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
     return {name: sha256_of(folder / name) for name in names}
-
-
-__all__ = [
-    "CHANGE",
-    "RESULT",
-    "TOP",
-    "VALUES",
-    "Result",
-    "assemble",
-    "forget_verified",
-    "joined",
-    "open_result",
-    "verify",
-]

@@ -190,8 +190,10 @@ def ahead(study: ic.Study, name: str, test: int) -> None:
     if fresh.solves_each_query or len(block) < 2 or work.has(key):
         return
     request = stored.request(study, name, "influence", block)[0]
+    if request is None or stored.find(request) is not None:
+        return
     expected = ic.estimators.expected_cost(study, fresh, "influence", len(block), fitted=True)
-    if request is not None and expected.seconds is not None and expected.seconds <= AHEAD:
+    if expected.seconds is not None and expected.seconds <= AHEAD:
         words = f"{fresh.title}: the next mistakes"
         task = work.ask(key, lambda: stored.compute(request), words, expected.seconds, fills_in=True)
         task.asked += 5 * AHEAD  # no page looks at it while it is made

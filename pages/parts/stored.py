@@ -80,7 +80,9 @@ def find(request: ic.store.Request) -> Any:
 
 
 def compute(request: ic.store.Request) -> Any:
-    """Compute an answer here, and keep it; what is quick is no worse in one go, unless a part of it is there.
+    """Compute an answer here, and keep it; nothing is fitted or computed where it is on the disk already.
+
+    What is quick is no worse in one go, unless a part of it is there.
 
     Args:
         request: what is asked.
@@ -88,6 +90,9 @@ def compute(request: ic.store.Request) -> Any:
     Returns:
         As from ``find``.
     """
+    found = find(request)
+    if found is not None:
+        return found
     place, words = store(), f"{request.estimator.title}: fit"
     fitted = work.once(fit_key(request), lambda: place.fit(request), words)  # so that who waits for it can be stopped
     return place.compute(request if place.progress(request).done else request.whole(), fitted)

@@ -173,3 +173,12 @@ def test_estimators_side_by_side_share_their_passes(nothing_kept: None, monkeypa
     app = settled(start("explain.py", estimator="randproj,ekfac", test="17"))
     assert all(ic.estimators.get(name).title in texts(app) for name in ("randproj", "ekfac"))
     assert max(made) > 1  # one pass with the consumers of both
+
+
+def test_nothing_is_fitted_for_what_came_with_the_study(demo: ic.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[str] = []
+    monkeypatch.setattr(ic.estimators.EKFAC, "fit", lambda self, study: fitted.append(self.name))
+    app = settled(begun("explain.py", estimator="ekfac", test="475"))
+    assert len(app.dataframe) == 2
+    work.wait(list(work._tasks.values()), LONG)  # what fills in, such as the mistakes beside it
+    assert not fitted

@@ -21,7 +21,7 @@ def test_every_question_about_the_demo_is_answered(study: ic.Study, tmp_path: Pa
     store = Store(tmp_path, also=beside(study))
     asked = requests(study)
     missing = [one.title for one in asked if store.find(one) is None]
-    assert not missing, "stale or missing: make them again with ic.cli.bundling.bundle"
+    assert not missing, "stale or missing: make them again with influence demo-results --work FOLDER"
     assert len(asked) > 40
     assert {one.estimator.name for one in asked} == {
         cls.name

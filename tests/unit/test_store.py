@@ -24,6 +24,7 @@ from torch import Tensor
 
 import influence_core as ic
 from influence_core.batches import samples_at_once
+from influence_core.cli import main
 from influence_core.store import Request, Store, compute
 from influence_core.store import place as places
 from influence_core.store import request as requests
@@ -300,6 +301,21 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(
     assert len(rest) == len(request.shards()) - 2
 
 
+def test_a_disk_without_room_for_a_claim_is_a_sentence(
+    study: ic.Study, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def full(path: Any, flags: int, *mode: int) -> int:
+        if flags & os.O_CREAT and str(path).startswith(str(store.path)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(ic.InvalidInput, match=r"cannot be written .*No space left"):
+        ic.run(study, "loss", "mislabel_scores", store=store)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, to give up being root")
 def test_a_folder_that_is_read_only_is_read_and_else_a_sentence(study: ic.Study) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -419,6 +435,7 @@ def test_out_of_memory_is_tried_once_more_with_half_the_batch(study: ic.Study, s
     assert sizes[2] == sizes[0] // 2
     assert "half the batch" in " ".join(given.caveats())
     assert "1 of" in " ".join(given.meta["warnings"])
+    assert not list(store.path.rglob("pieces*"))  # of neither try
 
 
 # --- keeping house
@@ -440,6 +457,7 @@ def test_a_budget_removes_what_was_not_used_for_longest(study: ic.Study, tmp_pat
         assert answers[0].key not in [one.key for one in left]
         with pytest.raises(ic.InvalidInput, match="in use"):
             store.remove(answers[0].key)
+        assert main(["store", "rm", "--all", "--store", str(tmp_path)]) == 0
     assert [one.key for one in store.entries()] == [answers[0].key]
     assert [one.key for one in store.remove(answers[0].key[:6])] == [answers[0].key]
     with pytest.raises(ic.InvalidInput, match="no result begins with 'abc'"):
