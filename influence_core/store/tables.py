@@ -88,9 +88,12 @@ def _extend(rows: list[list[Any]], test_id: int, column: Tensor) -> None:
     count = min(TOP, len(column))
     for side, helpful in (("harmful", False), ("helpful", True)):
         order = torch.sort(column, descending=helpful, stable=True).indices[:count]
-        for row, more in zip(
-            rows,
-            ([test_id] * count, [side] * count, range(1, count + 1), order.tolist(), column[order].tolist()),
-            strict=True,
-        ):
-            row.extend(more)
+        more: list[list[Any]] = [
+            [test_id] * count,
+            [side] * count,
+            list(range(1, count + 1)),
+            order.tolist(),
+            column[order].tolist(),
+        ]
+        for row, added in zip(rows, more, strict=True):
+            row.extend(added)
