@@ -7,6 +7,7 @@ const EDGE = 4; // around them where the gallery scrolls, which would cut off fo
 const FRAME = 7; // border and padding of a tile, on each side
 const AT_ONCE = 300; // up to so many tiles are all in the document, where the browser's own search finds them
 const OVERSCAN = 3; // rows that are ready above and below the view
+const LINGER = 500; // milliseconds between two looks at whether a gallery that was cleared up is still in sight
 const LINK = "influence-gallery-link"; // on the document: galleries have a shadow root each
 
 const instances = new WeakMap(); // by the root they draw in
@@ -20,8 +21,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   }
   instances.set(parentElement, gallery);
   const turn = gallery.update(data, setTriggerValue);
-  // Streamlit also clears up after a call that a newer one has overtaken
-  return () => turn === gallery.turn && gallery.end();
+  // Streamlit also clears up after a call that a newer one has overtaken, and after the last one of a page it still shows
+  return () => gallery.leave(turn);
 }
 
 const within = (value, least, most) => Math.max(least, Math.min(most, value));
@@ -54,6 +55,13 @@ class Gallery {
     on(document.fonts, "loadingdone", () => this.layout());
     this.observer = new ResizeObserver(() => requestAnimationFrame(() => this.resized()));
     this.observer.observe(this.scroller);
+  }
+
+  // Ends once it is out of the document, unless it is drawn again before that.
+  leave(turn) {
+    if (this.ended || turn !== this.turn) return;
+    if (!this.grid.isConnected) this.end();
+    else setTimeout(() => this.leave(turn), LINGER);
   }
 
   end() {
