@@ -2,6 +2,7 @@
 
 ``resnet18``: a ResNet-18 of CIFAR's shape with two checkpoints and 2,000 training images of CIFAR-10 with the labels of
 CIFAR-10N (``--data``: the folder of ``cifar10n_train.parquet``), or generated ones where that is missing.
+``one_epoch``: the same after one epoch, with one checkpoint.
 ``fifty_thousand``: 50,000 generated pictures, a tenth of their labels wrong. ``thousand_classes``: 1,000 classes with
 names of all lengths and several scripts.
 """
@@ -65,7 +66,8 @@ def resnet18(data: Path | None, images: int = 2000, epochs: int = 2, seed: int =
     test = LabelledDataset(TensorDataset(inputs[images:], truth[images:]), class_names=CLASSES, name="test")
     model = ic.models.build("cifar_resnet", depth=18, width=64)
     trajectory = ic.training.fit(model, train, epochs=epochs, checkpoints=epochs, learning_rate=0.05, seed=seed)
-    return ic.Study(model, train, test, trajectory=trajectory, weight_decay=5e-4, name="ResNet-18, 2,000 pictures")
+    name = f"ResNet-18, {images:,} pictures"
+    return ic.Study(model, train, test, trajectory=trajectory, weight_decay=5e-4, name=name)
 
 
 def fifty_thousand(count: int = 50_000, seed: int = 0) -> ic.Study:
@@ -120,6 +122,7 @@ def main(
     """Make the studies."""
     makers = {
         "resnet18": lambda: resnet18(data),
+        "one_epoch": lambda: resnet18(data, epochs=1),
         "fifty_thousand": fifty_thousand,
         "hundred_classes": lambda: many_classes(100),
         "thousand_classes": many_classes,

@@ -3,16 +3,19 @@
 Parts: ``demo`` (each estimator's explanation of the demo, by a server that has just been started, from the answers that
 came with it), ``retrainings`` (linear datamodelling by a job that is killed and gone on with, against one process) and
 ``large`` (50,000 images: opened and clicked from the store, the server's own memory, and its idling afterwards;
-``--studies`` is the folder of ``app_studies``). The first is seconds in Chromium, from navigation to the pictures.
+``--studies`` is the folder of ``app_studies``), ``command_line`` (TracIn and LastLayer on its ``one_epoch`` as jobs of
+``influence``, killed and gone on with). The first is seconds in Chromium, from navigation to the pictures.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
+import subprocess
+import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -22,11 +25,13 @@ import typer
 from playwright.sync_api import sync_playwright
 
 import influence_core as ic
+from influence_core.jobs import processes
 from tests.benchmarks.app_page import View, served
 from tests.browser.conftest import FLAGS
 
 CLICKS = 100
-IDLE_SECONDS = 60.0
+IDLE_AFTER, IDLE_SECONDS = 480.0, 60.0
+ASKED = 8
 
 
 def demo() -> None:
@@ -58,9 +63,7 @@ def retrainings(count: int) -> None:
             job.ask()
             if len(killed) < 3 and job.state == "running" and job.done >= (len(killed) + 1) * count // 4:
                 killed.append(job.done)
-                os.kill(int(job.row.process.split("/")[1]), signal.SIGKILL)
-                while job.state == "running":
-                    time.sleep(0.2)
+                kill(job)
                 job.resume()
             time.sleep(0.2)
         by_job = ic.evaluation.retrain_subsets(study, "recipe", kept, store=store)
@@ -88,32 +91,78 @@ def large(studies: Path) -> None:
             seconds = [view.pick((number + 1) % count + 1)[1] for number in range(CLICKS)]
             after = server.own_memory()
             view.page.close()
-            server.rest()
+            time.sleep(IDLE_AFTER)
             spent = server.spent()
             time.sleep(IDLE_SECONDS)
             idle = (server.spent() - spent) / IDLE_SECONDS
         browser.close()
     print(f"opened in {opened:.2f} s; click {median(seconds):.2f} s at the median, {max(seconds):.2f} s at the most")
-    print(
-        f"own memory {before:.0f} MiB before and {after:.0f} MiB after {CLICKS} clicks; processor when idle {idle:.1%}"
-    )
+    print(f"own memory {before:.0f} MiB before and {after:.0f} MiB after {CLICKS} clicks")
+    print(f"processor {IDLE_AFTER:.0f} s after the last browser left: {idle:.1%}")
+
+
+def command_line(studies: Path) -> None:
+    """Jobs of the command line, each killed once at about a third: the bytes of one that nobody disturbs."""
+    path = studies / "one_epoch"
+    study = ic.Study.load(path)
+    wrong = study.misclassified()[:ASKED].tolist()
+    print("| estimator | killed at | job, s | undisturbed, s | kept, shards | same bytes |\n|---|---|---|---|---|---|")
+    for name in ("lastlayer", "tracin"):
+        with tempfile.TemporaryDirectory() as folder:
+            store = ic.store.Store(Path(folder) / "store")
+            command = partial(influence, store)
+            began = time.perf_counter()
+            command("score", str(path), name, "--what", "influence", "--test", ",".join(map(str, wrong)), "--job")
+            (job,) = ic.jobs.jobs(store)
+            while not job.total or job.done < job.total / 3:
+                job.ask()
+                time.sleep(0.1)
+            at = job.done / job.total
+            kill(job)
+            kept = store.progress(job.request)
+            command("jobs", "resume", "last")
+            command("jobs", "wait", "last", "--out", str(Path(folder) / "scores.parquet"))
+            spent = time.perf_counter() - began
+            began = time.perf_counter()
+            alone = ic.run(study, name, "influence", wrong, store=ic.store.Store(Path(folder) / "other")).values
+            undisturbed = time.perf_counter() - began
+            same = torch.equal(alone, ic.run(study, name, "influence", wrong, store=store).values)
+        print(
+            f"| `{name}` | {at:.0%} | {spent:.1f} | {undisturbed:.1f} | {kept.done:,} of {kept.total:,} | {same} |",
+            flush=True,
+        )
+
+
+def influence(store: ic.store.Store, *arguments: str) -> None:
+    """A command, which has to end well."""
+    command = [sys.executable, "-m", "influence_core.cli", *arguments]
+    environment = {**os.environ, "INFLUENCE_STORE": str(store.path)}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+
+
+def kill(job: ic.jobs.Job) -> None:
+    """Kill a job's worker, and wait until that was seen."""
+    processes.kill(str(job.row.process))
+    while job.row.under_way:
+        time.sleep(0.1)
 
 
 def main(
-    only: Annotated[list[str] | None, typer.Option(help="demo, retrainings, large; all by default.")] = None,
-    studies: Annotated[Path | None, typer.Option(help="Folder of the studies of app_studies, for large.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="demo, retrainings, large, command_line.")] = None,
+    studies: Annotated[Path | None, typer.Option(help="Folder of app_studies' studies.")] = None,
     count: Annotated[int, typer.Option(help="Retrainings.")] = 100,
 ) -> None:
     """Measure, and print."""
-    parts = only or ["demo", "retrainings", *(["large"] if studies else [])]
+    parts = only or ["demo", "retrainings", *(["large", "command_line"] if studies else [])]
     if "demo" in parts:
         demo()
     if "retrainings" in parts:
         retrainings(count)
-    if "large" in parts:
-        if studies is None:
-            raise typer.BadParameter("--studies FOLDER is needed for large")
-        large(studies.resolve())
+    for part, measure in (("large", large), ("command_line", command_line)):
+        if part in parts:
+            if studies is None:
+                raise typer.BadParameter(f"--studies FOLDER is needed for {part}")
+            measure(studies.resolve())
 
 
 if __name__ == "__main__":
