@@ -86,7 +86,8 @@ JOBS = """Work that other processes do: what there is, how far it is, ending it 
 
 A job is named by its question: whoever asks the same again finds it. When its process is killed, `resume` goes on, and
 what was finished is not computed again. One job runs at a time, on more than four cores one for every four;
-INFLUENCE_WORKERS is another number.
+INFLUENCE_WORKERS is another number. What somebody looks at in the app comes first: another job makes room, and goes on
+afterwards.
 
 \b
 Examples:

@@ -52,7 +52,8 @@ def submit(
         store: where the result will be; by default the user's, beside what came with the study, as for ``ic.run``.
         keep: whether it goes on although nobody asks for it any more (``Job.ask``, ``Job.wait``).
         patience: seconds after which it otherwise ends.
-        first: whether a person is looking: it comes before jobs of others, which come by age.
+        first: whether a person is looking: it comes before jobs of others, which come by age; where there is no room,
+            the youngest of them stops, and goes on afterwards with what it has not finished.
         threads: to compute with; by default as many as torch has here, which makes the same numbers.
         workers: jobs that may run at once; by default ``INFLUENCE_WORKERS``, or one for every four cores.
         **change: ``remove``, ``relabel`` and ``weight``, for "parameter_change".

@@ -146,17 +146,35 @@ class Table:
         """
         return self._during(row.id, row.attempt, heartbeat=time.time(), **facts)
 
+    def gives_way(self, row: Row, limit: int) -> bool:
+        """Whether a running job, which goes on later, makes room for one that a person looks at.
+
+        Args:
+            row: the job.
+            limit: jobs that may run at once.
+
+        Returns:
+            Whether it is among the youngest of those that nobody looks at, as many as there is no room for.
+        """
+        with self._reading() as reader:
+            waiting = _rows(reader, "WHERE state = 'queued' AND first")
+            running = _rows(reader, "WHERE state = 'running' ORDER BY number DESC")
+        now = time.monotonic()
+        wanted = sum(one.keep or now - one.asked <= one.patience for one in waiting)
+        others = [one.id for one in running if not one.first]
+        return row.id in others[: max(0, wanted - max(0, limit - len(running)))]
+
     def end(self, row: Row, state: State, error: str | None = None, kind: str | None = None) -> None:
         """Say how an attempt ended; one that is over already stays as it is.
 
         Args:
             row: the job, of which id and attempt count.
-            state: what it is from now on.
+            state: what it is from now on; "queued" where it only made room for another.
             error: why, in a sentence.
             kind: class of the error.
         """
-        now = time.time()
-        facts: dict[str, Any] = {"state": state, "error": error, "kind": kind, "ended": now, "cancel": False}
+        ended = None if state == "queued" else time.time()
+        facts: dict[str, Any] = {"state": state, "error": error, "kind": kind, "ended": ended, "cancel": False}
         self._during(row.id, row.attempt, **facts, seconds_left=None)
 
     def ask(self, id: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from influence_core.errors import InfluenceError
 from influence_core.jobs.row import Row, State
+from influence_core.jobs.starting import limit
 from influence_core.jobs.table import Table
 
 PERIOD = 0.2
@@ -92,11 +93,13 @@ class Watch(threading.Thread):
         while not self._through.wait(PERIOD):
             now = time.monotonic()
             try:
-                if now - told >= TOLD:
-                    told, row = now, self._noted(now)
-                else:
-                    row = self._table.row(self._row.id)
+                tells = now - told >= TOLD
+                row = self._noted(now) if tells else self._table.row(self._row.id)
                 self._heed(row, now)
+                if tells:
+                    told = now
+                    if row is not None and not row.first and self._table.gives_way(row, limit()):
+                        self.stop("queued")
             except InfluenceError:  # a full disk, or a table that was damaged: the work is none of that
                 pass
             if self._outcome is not None:

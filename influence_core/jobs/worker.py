@@ -85,7 +85,11 @@ def computed(table: Table, row: Row) -> bool:
         watch.finish()
         signal.signal(signal.SIGTERM, former)
     table.end(row, state, error, kind)
-    _say(f"{state}{f': {error}' if error else ''}")
+    _say(
+        "queued: one that a person looks at comes first"
+        if state == "queued"
+        else f"{state}{f': {error}' if error else ''}"
+    )
     return not ended
 
 

@@ -208,6 +208,27 @@ def test_work_ends_within_two_seconds_and_when_nobody_wants_it(
     assert computed() == []
 
 
+def test_a_job_makes_room_for_what_a_person_looks_at_and_goes_on_afterwards(
+    study: ic.Study,
+    dawdle: Callable[..., Any],
+    store: Store,
+    computed: Callable[[], list[tuple[int, int]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("INFLUENCE_WORKERS", "1")
+    long = ic.jobs.submit(study, dawdle(pause=0.8, steps=40), "mislabel_scores", store=store)
+    until(lambda: len(computed()) >= 2)
+    looked_at = ic.jobs.submit(study, "loss", "mislabel_scores", store=store, first=True)
+    looked_at.wait(SLOW)
+    assert long.row.number < looked_at.row.number
+    assert len(computed()) < 8, "it was not through before"
+    assert "queued: one that a person looks at comes first" in long.log(1000)
+    assert torch.equal(long.wait(SLOW).values, dawdle().fit(study).mislabel_scores().values)
+    assert long.row.attempt == 2
+    rows = [rows for rows, who in computed() if who != os.getpid()]
+    assert len(rows) == len(set(rows)) == 8, "nothing was computed twice"
+
+
 def test_a_worker_that_cannot_even_look_is_killed(
     study: ic.Study, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

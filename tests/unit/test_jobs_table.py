@@ -105,6 +105,32 @@ def test_who_is_looked_at_comes_first_and_then_the_oldest(table: Table, me: str)
     assert [claimed(table, me).id for _ in "abcd"] == ["c", "a", "b", "d"]
 
 
+def test_the_youngest_that_nobody_looks_at_give_way_where_there_is_no_room(
+    table: Table, me: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = {id: table.enter(asked(id, first=id == "d")) and claimed(table, me) for id in "abcd"}
+
+    def who(limit: int) -> str:
+        return "".join(id for id, row in running.items() if table.gives_way(row, limit))
+
+    assert who(4) == ""
+    table.enter(asked("e"))
+    assert who(4) == "", "it waits for its turn"
+    table.enter(asked("f", first=True))
+    assert (who(5), who(4), who(3)) == ("", "c", "c")
+    table.enter(asked("g", first=True, keep=False))
+    assert (who(5), who(4)) == ("c", "bc")
+    later = time.monotonic() + 100
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert who(4) == "c", "nobody asks for g any more"
+
+    table.end(running["c"], "queued")
+    known = table.row("c")
+    assert known is not None
+    assert (known.state, known.ended, known.number) == ("queued", None, running["c"].number)
+    assert [claimed(table, me).id for _ in range(3)] == ["f", "c", "e"]
+
+
 def test_no_more_than_the_limit_run(table: Table, me: str) -> None:
     for id in "abc":
         table.enter(asked(id))
@@ -332,6 +358,16 @@ def test_what_nobody_asks_for_ends_and_asking_keeps_it(table: Table, me: str, ex
     watch.finish()
     assert watch.outcome is not None
     assert "nobody asked for it" in str(watch.outcome[1])
+
+
+def test_work_makes_room_for_what_a_person_looks_at(table: Table, me: str, exits: list[int]) -> None:
+    watch, _, _ = begun(table, me)
+    dawdle(watch, 0.3)
+    table.enter(asked("b", first=True))
+    with pytest.raises(Stopped):
+        dawdle(watch, 5)
+    watch.finish()
+    assert watch.outcome == ("queued", None)
 
 
 def test_a_worker_whose_job_is_somebody_elses_by_now_ends(table: Table, me: str, exits: list[int]) -> None:
