@@ -1,26 +1,8 @@
 """Training-data attribution for image classifiers: which training images did it, and what if they are fixed?"""
 
 import importlib
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from influence_core import (
-    applications,
-    curvature,
-    data,
-    demo,
-    estimators,
-    evaluation,
-    gradients,
-    losses,
-    models,
-    pictures,
-    progress,
-    store,
-    testing,
-    training,
-)
-from influence_core.doctor import doctor
 from influence_core.errors import (
     DamageWarning,
     InfluenceError,
@@ -30,13 +12,31 @@ from influence_core.errors import (
     ReopenWarning,
     StaleResult,
 )
-from influence_core.scores import Coverage, Scores
-from influence_core.store import run
-from influence_core.study import Study
 from influence_core.threads import uninterrupted
 
 if TYPE_CHECKING:
-    from influence_core import figures, jobs
+    from influence_core import (
+        applications,
+        curvature,
+        data,
+        demo,
+        estimators,
+        evaluation,
+        figures,
+        gradients,
+        jobs,
+        losses,
+        models,
+        pictures,
+        progress,
+        store,
+        testing,
+        training,
+    )
+    from influence_core.diagnosis import doctor
+    from influence_core.scores import Coverage, Scores
+    from influence_core.store.run import run
+    from influence_core.study import Study
 
 __version__ = "0.1.0"
 
@@ -71,16 +71,24 @@ __all__ = [
     "training",
 ]
 
-_LATE = frozenset({"figures", "jobs"})
-"""What is imported once it is used: Plotly and SQLite take a while, and much of the work needs neither."""
+_NAMED = {
+    "Coverage": "scores",
+    "Scores": "scores",
+    "Study": "study",
+    "doctor": "diagnosis",
+    "run": "store",
+}
+"""What stands on the face of the package, and the module that it is from."""
 
 
-def __getattr__(name: str) -> ModuleType:
-    if name not in _LATE:
+def __getattr__(name: str) -> Any:
+    """All of the package is imported once it is used: who scores does not wait for Plotly, SQLite and the doctor."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with uninterrupted():
-        return importlib.import_module(f"{__name__}.{name}")
+        module = importlib.import_module(f"{__name__}.{_NAMED.get(name, name)}")
+        return globals().setdefault(name, getattr(module, name) if name in _NAMED else module)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATE})
+    return sorted({*globals(), *__all__})

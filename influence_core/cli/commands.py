@@ -95,7 +95,7 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Look at a study before anything long runs: what does not fit, why it matters, and what mends it."""
-    from influence_core.doctor import doctor as examine
+    from influence_core.diagnosis import doctor as examine
 
     named: Any = study
     if study == "demo" and not Path(study).exists():

@@ -10,7 +10,7 @@ import pandas as pd
 
 from influence_core.applications import detect, relabel, to_csv, write_csv
 from influence_core.cli.console import say
-from influence_core.doctor.resources import costs
+from influence_core.diagnosis.resources import costs
 from influence_core.errors import InvalidInput
 from influence_core.estimators import Estimator, available, get, recommended
 from influence_core.estimators.calibration import calibrated

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 import influence_core as ic
-from influence_core.doctor.resources import ASKED, TESTS
+from influence_core.diagnosis.resources import ASKED, TESTS
 from influence_core.estimators.calibration import calibrated, predicted
 from influence_core.imports import complete_torch
 from influence_core.measure import measure

@@ -12,7 +12,7 @@ import torch
 
 import influence_core as ic
 from influence_core.data import LabelledDataset, lookalikes, small_pictures
-from influence_core.doctor import Finding, Report
+from influence_core.diagnosis import Finding, Report
 from influence_core.estimators import calibration, cost
 from influence_core.machine import cache_folder, machine_name
 from tests.broken_studies import FAULTS, REFUSALS, sound

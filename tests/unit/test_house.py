@@ -21,7 +21,7 @@ FLOORS = (
     "study",
     "estimators",
     "store runners jobs",
-    "evaluation applications testing doctor",
+    "evaluation applications testing diagnosis",
     "figures demo cli",
     "influence_core",  # the public face; and above it app.py and pages/
 )

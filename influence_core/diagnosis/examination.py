@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from influence_core.doctor import copies, inputs, labels, layers, recipe, resources
-from influence_core.doctor.finding import EXIT_CODES, Finding, Report
-from influence_core.doctor.sample import MOST, parts_of
+from influence_core.diagnosis import copies, inputs, labels, layers, recipe, resources
+from influence_core.diagnosis.finding import EXIT_CODES, Finding, Report
+from influence_core.diagnosis.sample import MOST, parts_of
 from influence_core.errors import InfluenceError
 from influence_core.estimators import Estimator
 from influence_core.estimators.calibration import calibrated

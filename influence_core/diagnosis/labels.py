@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from influence_core.doctor.finding import Finding
-from influence_core.doctor.sample import Part
+from influence_core.diagnosis.finding import Finding
+from influence_core.diagnosis.sample import Part
 from influence_core.study import Study
 
 GAIN, ENOUGH = 0.3, 0.5

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from influence_core.doctor.finding import Finding
+from influence_core.diagnosis.finding import Finding
 from influence_core.errors import InfluenceError
 from influence_core.estimators import Estimator, all_estimators
 from influence_core.estimators.calibration import Calibration, predicted

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
-from influence_core.doctor.finding import Finding
-from influence_core.doctor.sample import Part
+from influence_core.diagnosis.finding import Finding
+from influence_core.diagnosis.sample import Part
 from influence_core.gradients import mean_gradient, squared_norms
 from influence_core.study import Study
 

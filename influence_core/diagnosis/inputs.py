@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from influence_core.doctor.finding import Finding
-from influence_core.doctor.labels import FEW
-from influence_core.doctor.sample import Part, passed
+from influence_core.diagnosis.finding import Finding
+from influence_core.diagnosis.labels import FEW
+from influence_core.diagnosis.sample import Part, passed
 from influence_core.models import private
 from influence_core.study import Study
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from influence_core.data import LabelledDataset, lookalikes, small_pictures
-from influence_core.doctor.finding import Finding
-from influence_core.doctor.sample import affordable, spread
+from influence_core.diagnosis.finding import Finding
+from influence_core.diagnosis.sample import affordable, spread
 from influence_core.errors import NotSupported
 from influence_core.study import Study
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from influence_core.doctor.finding import Finding
-from influence_core.doctor.sample import Part
+from influence_core.diagnosis.finding import Finding
+from influence_core.diagnosis.sample import Part
 from influence_core.gradients import coverage, plain_attention
 from influence_core.inputs import moved
 from influence_core.models import private
