@@ -22,6 +22,9 @@ PAGES = {
 """Path -> file, title and icon."""
 PURPOSE = {"": "influence", "explain": "influence", "mislabels": "mislabel_scores", "relabel": "mislabel_scores"}
 """Path of a page -> what it asks of an estimator."""
+_REFUSED = "refused_study"
+"""In the session: why the path that was given last could not be opened."""
+
 _GROUPS = {
     "explains and detects": "Explain mistakes and find wrong labels",
     "explains": "Explain mistakes",
@@ -206,14 +209,17 @@ def open_study() -> None:
         with st.form("open_study", border=False):
             path = st.text_input("Path of study.toml, or its folder", placeholder="my_study")
             if st.form_submit_button("Open", type="primary") and path:
+                st.session_state.pop(_REFUSED, None)
                 try:
                     key = studies.add(path)
                     studies.study(key)
                 except ic.InfluenceError as error:
-                    errors.show(error)
+                    st.session_state[_REFUSED] = error  # the page may be drawn again before anybody has read it
                 else:
                     selection.change(run=key)
                     st.rerun()
+            if _REFUSED in st.session_state:
+                errors.show(st.session_state[_REFUSED])
 
 
 def heading(title: str, lead: str) -> None:

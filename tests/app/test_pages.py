@@ -333,16 +333,21 @@ def test_a_broken_study_is_one_clear_sentence(
     next(b for b in app.button if b.label == "Open").click().run()
     assert not app.exception
     assert len(app.error) == 1
-    message = app.error[0].value.replace("\\", "")
+    shown = app.error[0].value
+    message = shown.replace("\\", "")
     assert named in message
     assert "Traceback" not in message
     assert not (tmp_path / "ran").exists()
+    assert [error.value for error in app.run().error] == [shown], "it stays until another one is opened"
 
 
 def test_a_study_of_ones_own_opens_and_stays(demo: ic.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["app.py", "--root", str(tmp_path)])
     demo.replaced(name="my own <b>study</b>").save(tmp_path / "mine")
     app = start()
+    app.text_input[0].set_value(str(tmp_path / "none"))
+    next(b for b in app.button if b.label == "Open").click().run()
+    assert len(app.error) == 1
     app.text_input[0].set_value(str(tmp_path / "mine"))
     next(b for b in app.button if b.label == "Open").click().run()
     assert not app.exception
