@@ -195,8 +195,10 @@ class View:
         return int(str(test)), drawn
 
     def mistakes(self) -> int:
-        """How many test images the gallery has."""
-        return int(str(self.page.locator(f"{MISTAKES} .item").first.get_attribute("aria-setsize")))
+        """How many test images of the gallery are in the document; of a long one those in sight."""
+        tiles = self.page.locator(f"{MISTAKES} .item")
+        tiles.first.wait_for()
+        return tiles.count()
 
     def _drawn(self, condition: str, began: float = 0.0) -> tuple[float, bool]:
         """Seconds until pictures are drawn, and whether the app asked for a click first; then from that on."""

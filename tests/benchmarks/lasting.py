@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -87,7 +88,7 @@ def large(studies: Path) -> None:
         with served("app.py", "--study", str(path), store=store.path) as server, View.of(browser) as view:
             opened, _ = view.first_answer(server.url + url, title)
             server.rest()
-            before, count = server.own_memory(), min(view.mistakes(), 80)
+            before, count = server.own_memory(), view.mistakes() - 1
             seconds = [view.pick((number + 1) % count + 1)[1] for number in range(CLICKS)]
             after = server.own_memory()
             view.page.close()
@@ -101,13 +102,13 @@ def large(studies: Path) -> None:
     print(f"processor {IDLE_AFTER:.0f} s after the last browser left: {idle:.1%}")
 
 
-def command_line(studies: Path) -> None:
+def command_line(studies: Path, names: Sequence[str] = ("lastlayer", "tracin")) -> None:
     """Jobs of the command line, each killed once at about a third: the bytes of one that nobody disturbs."""
     path = studies / "one_epoch"
     study = ic.Study.load(path)
     wrong = study.misclassified()[:ASKED].tolist()
     print("| estimator | killed at | job, s | undisturbed, s | kept, shards | same bytes |\n|---|---|---|---|---|---|")
-    for name in ("lastlayer", "tracin"):
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
             store = ic.store.Store(Path(folder) / "store")
             command = partial(influence, store)
