@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -28,12 +29,20 @@ def check_types(estimator: Any) -> None:
     Raises:
         InvalidInput: naming the field, what was given, and what is expected.
     """
-    try:
-        hints = get_type_hints(type(estimator))
-    except (NameError, TypeError):  # names that only exist inside a function, or for a type checker
+    hints = _hints(cast(Hashable, type(estimator)))
+    if hints is None:
         return
     for field in fields(estimator):
         check_value(field.name, getattr(estimator, field.name), hints.get(field.name, Any))
+
+
+@lru_cache(maxsize=256)
+def _hints(cls: Any) -> dict[str, Any] | None:
+    """The types of a class's fields; ``None`` where a name exists inside a function or for a type checker alone."""
+    try:
+        return get_type_hints(cls)
+    except (NameError, TypeError):
+        return None
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:

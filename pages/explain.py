@@ -122,16 +122,9 @@ frame.heading(
 )
 if any("test image" in note for note in picked.notes) and test_id is not None:
     st.caption(f"Showing test image {test_id}, the model's surest mistake.")
+# what is waited for is drawn, and sent, before what stands beside it
 if together:  # the picker is a strip, so that the rows have the page
-    columns = st.columns([3, 2, 2, 2, 2], vertical_alignment="bottom", gap="small")
-    for column, draw in zip(columns, (list_of_mistakes, image_box, side_box), strict=False):
-        with column:
-            draw()
-    with columns[3].popover("Matrix", icon=":material/grid_on:", width="stretch"):
-        matrix()
-    with columns[4]:
-        python()
-    browse(height=142)
+    strip, picker = st.container(), st.container()
     if test_id is not None:
         left, right = st.columns([1, 7], gap="small")
         with left:
@@ -139,13 +132,21 @@ if together:  # the picker is a strip, so that the rows have the page
             panels.surest(study, test_id, "  \n")
         with right:
             there = panels.explanation(choice, test_id, choice.explainers, picked.k, "explain")
+    with strip:
+        columns = st.columns([3, 2, 2, 2, 2], vertical_alignment="bottom", gap="small")
+        for column, draw in zip(columns, (list_of_mistakes, image_box, side_box), strict=False):
+            with column:
+                draw()
+        with columns[3].popover("Matrix", icon=":material/grid_on:", width="stretch"):
+            matrix()
+        with columns[4]:
+            python()
+    with picker:
+        browse(height=142)
+    if test_id is not None:
         panels.tables(choice, there, test_id, picked.k)
 else:
     left, right = st.columns([2, 5], gap="medium")
-    with left:
-        list_of_mistakes()
-        matrix()
-        browse(height=330, columns=3)
     with right:
         face, controls = st.columns([1, 4], gap="medium", vertical_alignment="center")
         with controls:
@@ -159,4 +160,10 @@ else:
             with controls:
                 panels.surest(study, test_id)
             there = panels.explanation(choice, test_id, choice.explainers, picked.k, "explain")
+    with left:
+        list_of_mistakes()
+        matrix()
+        browse(height=330, columns=3)
+    if test_id is not None:
+        with right:
             panels.tables(choice, there, test_id, picked.k)

@@ -120,7 +120,7 @@ def ask_all(choice: Choice, names: Sequence[str], test: int) -> list[Question]:
     Returns:
         The questions, in order.
     """
-    quick = [name for name in names if _only_passes(choice.study, name)]
+    quick = [name for name in names if _only_passes(choice.study, name)] if len(names) > 1 else []
     meeting = ic.gradients.Meeting(min(len(quick), work.WORKERS)) if len(quick) > 1 else None
     return [ask(choice, name, "influence", test, meeting=meeting if name in quick else None) for name in names]
 
