@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from influence_core import _torchvision  # noqa: F401 - from now on ``import torchvision`` goes through
 from influence_core.errors import (
     DamageWarning,
     InfluenceError,

@@ -119,7 +119,7 @@ def served(script: str, *arguments: str, store: Path | None = None) -> Iterator[
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", script, "--server.headless=true", f"--server.port={port}"]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a job may go on
         log = Path(folder) / "log.txt"
         with log.open("wb") as output:
             process = subprocess.Popen(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Error, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Locator, Page, TimeoutError, sync_playwright
 
 import influence_core as ic
 
@@ -142,8 +142,16 @@ class Watched:
         return self.page.locator(f".grid[aria-label='{label}'] .tile")
 
     def ids(self, label: str) -> list[int]:
-        """What the tiles of a gallery show, in order."""
-        self.tiles(label).first.wait_for()
+        """What the tiles of a gallery show, in order; on a slow machine the app asks for a click first."""
+        tile, begin = self.tiles(label).first, self.page.locator("[class*='st-key-begin_'] button").first
+        try:
+            tile.or_(begin).first.wait_for()
+            if not tile.count():
+                begin.click()
+            tile.wait_for()
+        except TimeoutError as error:
+            shown = self.page.get_by_test_id("stMain").inner_text()
+            raise AssertionError(f"there is no tile in {label!r}; the page shows:\n{shown}") from error
         return [int(i) for i in self.tiles(label).evaluate_all("tiles => tiles.map(t => t.dataset.id)")]
 
     def shows(self, label: str, expected: list[int]) -> None:

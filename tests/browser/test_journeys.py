@@ -328,10 +328,13 @@ def count(view: Watched, label: str, number: int) -> None:
 def facts(view: Watched, number: int = 0) -> list[list[str]]:
     """The rows of a table in the open panel, as a screen reader is told them."""
     table = view.page.get_by_role("dialog").get_by_test_id("stDataFrame").nth(number)
-    table.locator("[role=gridcell]").first.wait_for(state="attached")
     cells = "[...row.querySelectorAll('[role=gridcell]')].map(cell => cell.textContent)"
     script = f"table => [...table.querySelectorAll('tr')].map(row => {cells})"
-    return [row for row in table.evaluate(script) if row]
+    rows: list[list[str]] = []
+    while not rows:  # the panel may be drawn again between two looks
+        table.locator("[role=gridcell]").first.wait_for(state="attached")
+        rows = [row for row in table.evaluate(script) if row]
+    return rows
 
 
 def test_the_panel_of_a_tile_tells_what_is_known(server: Server, watched: Open, small: ic.Study) -> None:
