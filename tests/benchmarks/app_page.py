@@ -206,16 +206,24 @@ class View:
 
     def _drawn(self, condition: str, began: float = 0.0) -> tuple[float, bool]:
         """Seconds until pictures are drawn, and whether the app asked for a click first; then from that on."""
-        seconds = self._until(f"{condition} || {RESTS} && {BEGINS}")
-        if self.page.evaluate(condition):
-            return seconds - began, False
+        # met or asked for in one look: what is drawn may be drawn again, and a button may go
+        look = (
+            f"(() => {{ const met = {condition}; return (met || {RESTS} && {BEGINS}) && [met, performance.now()] }})()"
+        )
+        met, now = self._found(look)
+        if met:
+            return now / 1000 - began, False
         self.page.locator(BEGIN).first.click()
         return self._until(condition) - float(self.page.evaluate("bench.pressed")) / 1000, True
 
     def _until(self, condition: str) -> float:
         """Seconds since navigation at the first frame in which the condition holds."""
+        return float(self._found(f"({condition}) && performance.now()")) / 1000
+
+    def _found(self, condition: str) -> Any:
+        """The value of a condition at the first frame in which it holds."""
         try:
-            return float(self.page.wait_for_function(f"({condition}) && performance.now()").json_value()) / 1000
+            return self.page.wait_for_function(condition).json_value()
         except TimeoutError as error:
             shows = self.page.get_by_test_id("stMain").inner_text()
             raise RuntimeError(f"{condition} does not become true; the page shows:\n{shows}") from error
