@@ -146,7 +146,7 @@ class Watched:
         tile, begin = self.tiles(label).first, self.page.locator("[class*='st-key-begin_'] button").first
         try:
             tile.or_(begin).first.wait_for()
-            if not tile.count():
+            if not tile.count() and begin.count():
                 begin.click()
             tile.wait_for()
         except TimeoutError as error:

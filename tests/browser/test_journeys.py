@@ -330,11 +330,12 @@ def facts(view: Watched, number: int = 0) -> list[list[str]]:
     table = view.page.get_by_role("dialog").get_by_test_id("stDataFrame").nth(number)
     cells = "[...row.querySelectorAll('[role=gridcell]')].map(cell => cell.textContent)"
     script = f"table => [...table.querySelectorAll('tr')].map(row => {cells})"
-    rows: list[list[str]] = []
-    while not rows:  # the panel may be drawn again between two looks
+    for _ in range(50):  # the panel may be drawn again between two looks
         table.locator("[role=gridcell]").first.wait_for(state="attached")
-        rows = [row for row in table.evaluate(script) if row]
-    return rows
+        if rows := [row for row in table.evaluate(script) if row]:
+            return rows
+        view.page.wait_for_timeout(100)
+    raise AssertionError("the table has no rows")
 
 
 def test_the_panel_of_a_tile_tells_what_is_known(server: Server, watched: Open, small: ic.Study) -> None:
