@@ -10,6 +10,7 @@ from influence_core.estimators.detectors.el2n import EL2N
 from influence_core.estimators.detectors.forgetting import Forgetting
 from influence_core.estimators.detectors.loss import Loss
 from influence_core.estimators.detectors.random import Random
+from influence_core.estimators.detectors.relation_graph import RelationGraph
 from influence_core.estimators.detectors.tuned_loss import TunedLoss
 from influence_core.estimators.edits.fif import FIF
 from influence_core.estimators.edits.gif import GIF
@@ -31,6 +32,10 @@ from influence_core.estimators.influence_functions.datainf import DataInf
 from influence_core.estimators.influence_functions.ekfac import EKFAC
 from influence_core.estimators.influence_functions.last_layer import LastLayer
 from influence_core.estimators.influence_functions.lissa import LiSSA
+from influence_core.estimators.outputs_only.area_under_margin import AreaUnderMargin
+from influence_core.estimators.outputs_only.margins import label_margins
+from influence_core.estimators.outputs_only.prior_margin import PriorMargin
+from influence_core.estimators.outputs_only.priors import true_frequencies
 from influence_core.estimators.registry import available, get, recommended
 from influence_core.estimators.sharpness.samgif import SAMGIF
 from influence_core.estimators.sharpness.samhif import SAMHIF
@@ -52,6 +57,7 @@ __all__ = [
     "TRAK",
     "VM",
     "Answer",
+    "AreaUnderMargin",
     "Arnoldi",
     "Changed",
     "ConfidentLearning",
@@ -69,8 +75,10 @@ __all__ = [
     "LiSSA",
     "Loss",
     "ParameterChange",
+    "PriorMargin",
     "RandProj",
     "Random",
+    "RelationGraph",
     "TracIn",
     "TracInRP",
     "TunedLoss",
@@ -81,7 +89,9 @@ __all__ = [
     "expected_cost",
     "fit_all",
     "get",
+    "label_margins",
     "modified_f1",
     "recommended",
+    "true_frequencies",
     "validated_scale",
 ]

@@ -1,0 +1,1 @@
+"""Estimators that look at outputs and labels alone, of whatever model gave them."""
