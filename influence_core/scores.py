@@ -35,7 +35,7 @@ class Scores:
         values: [N, M] for influence, [N, K] for label influence, [N] otherwise.
         train_ids: the training image of each row, int64 [N].
         kind: see ``MEANING``.
-        scale: "nats" or "rank only".
+        scale: "nats", "probability" or "rank only".
         test_ids: the test image of each column, int64 [M]; ``None`` unless ``kind`` is "influence".
         coverage: share of the model that was used.
         meta: estimator, every hyper-parameter, fingerprint of the study, solver residual, seconds, and

@@ -12,8 +12,8 @@ from typing import Any, Literal
 ScoreKind = Literal["influence", "self_influence", "mislabel", "label_influence"]
 """What the numbers mean; ``MEANING`` says it in a sentence."""
 
-Scale = Literal["nats", "rank only"]
-"""Whether a value is a loss, or a change of loss, in nats, or only its order carries meaning."""
+Scale = Literal["nats", "probability", "rank only"]
+"""Whether a value is a loss, or a change of loss, in nats, a probability, or only its order carries meaning."""
 
 MEANING: dict[str, str] = {
     "influence": "positive: helpful, removing the training image raises the loss of the test image",
@@ -48,7 +48,11 @@ def caveats(scale: Scale, coverage: Coverage, meta: Mapping[str, Any]) -> list[s
     Returns:
         Plain sentences without markup, the scale first. Names of classes and files in them are as they were given.
     """
-    units = {"nats": "The numbers are in nats of loss.", "rank only": "Only the order of the numbers means something."}
+    units = {
+        "nats": "The numbers are in nats of loss.",
+        "probability": "The numbers are probabilities.",
+        "rank only": "Only the order of the numbers means something.",
+    }
     found = [units[scale]]
     if coverage.parameters < 0.9995:
         found.append(

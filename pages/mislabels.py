@@ -4,7 +4,7 @@ import math
 
 import streamlit as st
 import torch
-from parts import errors, frame, panels, results, selection, work
+from parts import errors, frame, likely, panels, results, selection, work
 
 import influence_core as ic
 
@@ -114,7 +114,9 @@ with four:
             if known
             else ""
         )
-        + f"ic.figures.score_histogram(detection{within}.scores, detection.threshold)",
+        + f"ic.figures.score_histogram(detection{within}.scores, detection.threshold)\n"
+        f"expected = detection{within}.expected_precision  # of the flagged images\n"
+        + (f"ic.figures.reliability(detection{within}.reliability())" if known else ""),
         "mislabels",
     )
 if refused := st.session_state.pop("refused", ""):
@@ -137,9 +139,11 @@ if choice.label is not None:
     judged = [found.within(mine) for found in judged]
 shown = judged[0]
 now = shown.at(shown.threshold)
+expected = shown.expected_precision
+guess = "" if expected is None else f"{expected:.1%} expected to be mislabelled"
 if shown.auc is not None and shown.ap is not None:
     st.markdown(
-        f"**{int(now['flagged']):,} flagged** · {now['precision']:.1%} of them are mislabelled · "
+        f"**{int(now['flagged']):,} flagged** · {guess}, {now['precision']:.1%} are · "
         f"{now['recall']:.1%} of the wrong labels are found · AUC {100 * shown.auc:.1f} "
         f"({errors.as_text(str(shown.auc_interval))}) · "
         f"average precision {100 * shown.ap:.1f} ({errors.as_text(str(shown.ap_interval))})"
@@ -163,7 +167,7 @@ else:
             "True labels are unknown, so there are no curves. Look at the images at the cut, or give true labels: "
             "ic.data.LabelledDataset(..., true_labels=...)."
         )
-    st.markdown(f"**{int(now['flagged']):,} flagged**")
+    st.markdown(f"**{int(now['flagged']):,} flagged**{' · ' * bool(guess)}{guess}")
     st.info(errors.as_text(text), icon=":material/info:")
     last = st.container()
 last.plotly_chart(
@@ -176,6 +180,7 @@ last.plotly_chart(
 for other, question in zip(choice.detectors[1:], questions[1:], strict=True):
     panels.answered(question, f"compare_{other}")
 panels.caveats(whole.scores)
+likely.likely(shown)
 
 st.divider()
 place = torch.empty(len(study.train), dtype=torch.long)

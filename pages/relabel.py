@@ -1,13 +1,14 @@
 """A label for every suspect image, as a table and as CSV."""
 
 import streamlit as st
-from parts import errors, frame, panels, results, selection, work
+from parts import errors, frame, likely, panels, results, selection, work
 from parts.studies import picture_url
 
 import influence_core as ic
 
 MOST = 100_000
 COLUMNS = ["picture", "rank", "index", "given_label", "suggested_label", "predicted_label", "score", "label_quality"]
+SUGGESTION = "suggestion_quality"
 
 choice: frame.Choice = st.session_state["choice"]
 study, picked, name = choice.study, choice.picked, choice.detectors[0]
@@ -88,7 +89,7 @@ def opened() -> None:
 
 view = rows.head(MOST).assign(picture=[picture_url(study.train, i, 64) for i in rows["index"].head(MOST)])
 st.dataframe(
-    view[COLUMNS],
+    view[COLUMNS if view[SUGGESTION].isna().all() else [*COLUMNS, SUGGESTION]],
     hide_index=True,
     height=560,
     row_height=52,
@@ -103,13 +104,14 @@ st.dataframe(
         "predicted_label": st.column_config.TextColumn("predicted"),
         "score": st.column_config.NumberColumn("score", format="%.4g"),
         "label_quality": st.column_config.ProgressColumn("label quality", min_value=0.0, max_value=1.0, format="%.3f"),
+        SUGGESTION: st.column_config.ProgressColumn("suggestion quality", min_value=0.0, max_value=1.0, format="%.3f"),
     },
 )
 if len(rows) > MOST:
     st.caption(f"the first {MOST:,} of {len(rows):,}; the CSV has all of them")
 st.caption(
-    f"Suspected by {panels.title(name)}. Label quality is the probability that the model gives to the given label: "
-    "low is bad. "
+    f"Suspected by {panels.title(name)}. Label quality is the probability that the given label is right: low is bad. "
+    f"{likely.how_known(cut)} "
     f"{errors.as_text('A chosen row opens its picture.')}"
 )
 panels.caveats(cut.scores)

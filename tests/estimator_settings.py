@@ -15,6 +15,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "fvm": {"steps": 20, "batch_size": 8},
     "labelcontrast": {"steps": 20, "batch_size": 8},
     "tunedloss": {"steps": 20, "batch_size": 8},
+    "calibrated": {"detectors": "loss,deepknn"},
     "priormargin": {"steps": 20, "batch_size": 8},
     "randproj": {"dim": 32},
     "tracinrp": {"dim": 32},

@@ -7,9 +7,13 @@ The table of suggestions goes through a CSV file, on which a person decides: ``w
 
 from influence_core.applications.bootstrap import Bands, Interval
 from influence_core.applications.detection import Detection, detect
+from influence_core.applications.label_probabilities import LabelProbabilities
 from influence_core.applications.mended_files import Mended, mend_files, read_mended
+from influence_core.applications.mixture import mixture
+from influence_core.applications.rank_mean import rank_mean
 from influence_core.applications.relabel_csv import read_csv, to_csv, write_csv
-from influence_core.applications.relabelling import apply_relabels, relabel, relabel_table
+from influence_core.applications.relabelling import apply_relabels, relabel, relabel_table, suggestions
+from influence_core.applications.reliability import Reliability, reliability
 from influence_core.applications.retraining import Retraining, retrain
 from influence_core.applications.thresholds import heavy_tailed, otsu
 
@@ -19,19 +23,25 @@ __all__ = [
     "Bands",
     "Detection",
     "Interval",
+    "LabelProbabilities",
     "Mended",
+    "Reliability",
     "Retraining",
     "apply_relabels",
     "detect",
     "heavy_tailed",
     "mend_files",
+    "mixture",
     "otsu",
+    "rank_mean",
     "read_csv",
     "read_mended",
     "read_relabels",
     "relabel",
     "relabel_table",
+    "reliability",
     "retrain",
+    "suggestions",
     "to_csv",
     "write_csv",
     "write_relabels",

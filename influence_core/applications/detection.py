@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from influence_core.applications.bootstrap import Bands, Interval, bootstrap
+from influence_core.applications.label_probabilities import SOURCES, LabelProbabilities
 from influence_core.applications.ranking import Integers, Ranking
+from influence_core.applications.reliability import Reliability, reliability
 from influence_core.applications.thresholds import heavy_tailed, otsu
 from influence_core.errors import InvalidInput, NotSupported, StaleResult
 from influence_core.scores import Scores
@@ -21,6 +23,10 @@ from influence_core.serving import Link
 from influence_core.study import Study
 
 __all__ = ["Bands", "Detection", "Interval", "bootstrap", "detect", "heavy_tailed", "otsu"]
+
+
+EVEN = 0.5
+"""Probability above which a label is rather wrong than right."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +41,7 @@ class Detection:
         threshold: images with a larger score are flagged; compared in float64.
         flagged: ids of the flagged training images, most suspicious first, int64.
         ranking: the order of suspicion and the sets that a threshold can make.
+        quality: how likely each label of the training set is wrong, and how that is known.
         seed: of the bootstrap.
         corrupted: which labels are known to be wrong, bool [N]; ``None`` if the truth is unknown. Everything below is
             ``None`` then, and where all labels are right or all are wrong.
@@ -54,6 +61,7 @@ class Detection:
     threshold: float
     flagged: Tensor
     ranking: Ranking = field(repr=False)
+    quality: LabelProbabilities = field(repr=False)
     seed: int = 0
     corrupted: Tensor | None = None
     roc: pd.DataFrame | None = None
@@ -98,6 +106,35 @@ class Detection:
             if wrong:
                 result["recall"] = found / wrong
         return result
+
+    @property
+    def probabilities(self) -> Tensor:
+        """P(label is wrong) of each image that has a score, float64 [N]; ``quality.source`` says how it is known."""
+        return self.quality.of(self.scores.train_ids)
+
+    @property
+    def expected_precision(self) -> float | None:
+        """Share of the flagged images whose label is expected to be wrong, 0 to 1; ``None`` without any flag."""
+        return float(self.quality.of(self.flagged).mean()) if len(self.flagged) else None
+
+    def reliability(self, bins: int = 10) -> Reliability:
+        """Whether the probabilities hold, where the truth is known.
+
+        Args:
+            bins: of one width.
+
+        Returns:
+            Said against happened; see ``ic.figures.reliability``.
+
+        Raises:
+            NotSupported: if the truth is unknown.
+        """
+        if self.corrupted is None:
+            raise NotSupported(
+                "reliability compares probabilities with the truth, and true labels are not known: "
+                "LabelledDataset(..., true_labels=...)"
+            )
+        return reliability(self.probabilities, self.corrupted, bins, SOURCES[self.quality.source])
 
     def cut(self, threshold: float) -> Detection:
         """The same scores with another threshold; curves, areas and intervals do not depend on it.
@@ -204,7 +241,7 @@ class Detection:
         chosen = torch.isin(known, wanted)
         scores = replace(self.scores, values=self.scores.values[chosen], train_ids=known[chosen])
         wrong = None if self.corrupted is None else self.corrupted[chosen]
-        return _judged(scores, wrong, self.threshold, self.seed)
+        return _judged(scores, wrong, self.threshold, self.seed, self.quality)
 
     def _truth(self, what: str) -> Integers:
         """Wrong labels in each set that a threshold can make."""
@@ -232,6 +269,8 @@ class Detection:
         """What a notebook shows."""
         now = self.at(self.threshold)
         rows = {"flagged": f"{len(self.flagged)} of {len(self.scores.values)}", "threshold": f"{self.threshold:.4g}"}
+        if self.expected_precision is not None:
+            rows["expected precision"] = f"{100 * self.expected_precision:.1f} %, {SOURCES[self.quality.source]}"
         if self.auc is not None and self.ap is not None:
             rows |= {
                 "AUC": f"{100 * self.auc:.1f} % (95 %: {self.auc_interval})",
@@ -249,7 +288,7 @@ def detect(study: Study, scores: Scores, threshold: float | None = None, seed: i
     Args:
         study: whose training images the scores belong to.
         scores: "mislabel" or "self_influence" scores of all training images.
-        threshold: flag scores above it; Otsu's by default.
+        threshold: flag scores above it; Otsu's by default, and one half for probabilities.
         seed: of the bootstrap.
 
     Returns:
@@ -266,16 +305,21 @@ def detect(study: Study, scores: Scores, threshold: float | None = None, seed: i
         raise InvalidInput(f"there are scores for {len(scores.train_ids)} of {len(study.train)} training images")
     if scores.meta.get("study", study.fingerprint) != study.fingerprint:
         raise StaleResult(f"these {scores.name} scores belong to another study: call .fit(study) again")
-    cut = otsu(scores.values) if threshold is None else _number(threshold, "threshold")
-    return _judged(scores, study.train.corrupted, cut, seed)
+    if threshold is not None:
+        cut = _number(threshold, "threshold")
+    else:
+        cut = EVEN if scores.scale == "probability" else otsu(scores.values)
+    return _judged(scores, study.train.corrupted, cut, seed, LabelProbabilities(scores))
 
 
-def _judged(scores: Scores, wrong: Tensor | None, threshold: float, seed: int) -> Detection:
+def _judged(
+    scores: Scores, wrong: Tensor | None, threshold: float, seed: int, quality: LabelProbabilities
+) -> Detection:
     """The detection of scores whose labels are wrong where ``wrong`` says so, bool [N]."""
     ranking = Ranking.of(scores, wrong)
     flagged = ranking.ids[: ranking.above(threshold)]
     if wrong is None or not bool(wrong.any()) or bool(wrong.all()):
-        return Detection(scores, threshold, flagged, ranking, seed, corrupted=wrong)
+        return Detection(scores, threshold, flagged, ranking, quality, seed, corrupted=wrong)
     from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
     truth, values = wrong.numpy(), scores.values.double().numpy()
@@ -290,6 +334,7 @@ def _judged(scores: Scores, wrong: Tensor | None, threshold: float, seed: int) -
         threshold,
         flagged,
         ranking,
+        quality,
         seed,
         corrupted=wrong,
         roc=pd.DataFrame(roc),

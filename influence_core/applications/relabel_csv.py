@@ -14,23 +14,30 @@ import pandas as pd
 from influence_core.errors import InvalidInput
 from influence_core.files import write_whole, writing
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
+FORMER = "1"
 TEXT = {
     "schema_version", "run_id", "sample_id", "split", "filepath", "sha256", "given_label", "predicted_label",
-    "suggested_label", "final_label", "method", "decision", "reviewer", "reviewed_at", "tags", "note",
+    "suggested_label", "final_label", "quality_source", "method", "decision", "reviewer", "reviewed_at", "tags", "note",
 }  # fmt: skip
 COLUMNS = [
     "schema_version", "run_id", "sample_id", "index", "split", "filepath", "sha256", "given_label", "predicted_label",
-    "suggested_label", "final_label", "is_label_issue", "label_quality", "score", "method", "rank", "decision",
-    "reviewer", "reviewed_at", "tags", "note",
+    "suggested_label", "final_label", "is_label_issue", "label_quality", "suggestion_quality", "quality_source",
+    "score", "method", "rank", "decision", "reviewer", "reviewed_at", "tags", "note",
 ]  # fmt: skip
-"""The columns of CSV version 1, in order.
+"""The columns of CSV version 2, in order.
 
-``label_quality`` is from 0 to 1, low for bad labels, as cleanlab's column of that name: the probability that the
-study's model gives to ``given_label`` (cleanlab's "self_confidence"). It is no calibrated probability of the label
-being right: the model was trained on it. ``score`` is the estimator's own number, large for bad labels, and ``rank``
-its order.
+``label_quality`` is from 0 to 1, low for bad labels: the probability that ``given_label`` is right.
+``suggestion_quality`` is the probability that ``suggested_label`` is right, and empty where it is not known.
+``quality_source`` says how they are known: "planted flips" (learnt from clean images, see ``CalibratedDetector``) or
+"mixture" (a guess from the scores alone, see ``mixture``). ``score`` is the estimator's own number, large for bad
+labels, and ``rank`` its order, of which ``label_quality`` is the reverse.
+
+Version 1 is still read. Its ``label_quality`` was the probability that the study's model gives to ``given_label``
+(cleanlab's "self_confidence"), which it was trained on; ``quality_source`` of such rows is "self-confidence".
 """
+NEW = {"suggestion_quality": "", "quality_source": "self-confidence"}
+"""Columns that version 1 had not, and what stands in them for its rows."""
 
 DECISIONS = ("relabel", "keep", "exclude", "unsure", "")
 """What a reviewer may say; empty is not reviewed yet."""
@@ -41,7 +48,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
 def write_csv(table: pd.DataFrame, path: str | Path, class_names: Sequence[str] | None = None) -> Path:
-    """Write a relabel table as CSV version 1 (UTF-8, LF, RFC 4180).
+    """Write a relabel table as CSV version 2 (UTF-8, LF, RFC 4180).
 
     A cell of text that a spreadsheet would run as a formula (it begins with = + - @, a tab or a quote) gets a leading
     ``'``, which ``read_csv`` takes away again. Each ``run_id`` ends in the number of rows, ``-of-101``, so that a file
@@ -109,7 +116,7 @@ def read_csv(path: str | Path, complete: bool = True) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} cannot be read as UTF-8 CSV: {str(error).strip()}") from error
-    _check_columns(list(table.columns), str(path))
+    table = _of_this_version(table, str(path))
     table = table[(table != "").any(axis=1)].reset_index(drop=True)  # spreadsheets leave rows of commas alone
     for column in TEXT:
         table[column] = [cell[1:] if cell.startswith("'") else cell for cell in _texts(table[column])]
@@ -135,10 +142,25 @@ def _check_complete(table: pd.DataFrame, path: Path) -> None:
         raise InvalidInput(f"{path} ends within its last row, after {len(cells)} cells: it was cut off, copy it again")
 
 
-def _check_columns(columns: list[str], what: str) -> None:
-    missing = [column for column in COLUMNS if column not in columns]
+def _check_columns(columns: list[str], what: str, version: str = SCHEMA_VERSION) -> None:
+    wanted = COLUMNS if version == SCHEMA_VERSION else [column for column in COLUMNS if column not in NEW]
+    missing = [column for column in wanted if column not in columns]
     if missing:
-        raise InvalidInput(f"{what} lacks the columns {', '.join(missing)} of relabel CSV version {SCHEMA_VERSION}")
+        raise InvalidInput(f"{what} lacks the columns {', '.join(missing)} of relabel CSV version {version}")
+
+
+def _of_this_version(table: pd.DataFrame, what: str) -> pd.DataFrame:
+    """A table of this version or of the former one, as one of this version."""
+    if "schema_version" not in table.columns or not (table["schema_version"].astype(str) == FORMER).any():
+        _check_columns(list(table.columns), what)
+        return table
+    _check_columns(list(table.columns), what, FORMER)
+    old = table["schema_version"].astype(str) == FORMER
+    table = table.copy()
+    for column, value in NEW.items():
+        table[column] = value if column not in table.columns else table[column].mask(old, value)
+    table["schema_version"] = table["schema_version"].mask(old, SCHEMA_VERSION)
+    return table
 
 
 def typed(table: pd.DataFrame, what: str) -> pd.DataFrame:
@@ -154,14 +176,20 @@ def typed(table: pd.DataFrame, what: str) -> pd.DataFrame:
     Raises:
         InvalidInput: if a column is missing or a cell cannot be read.
     """
-    _check_columns(list(table.columns), what)
-    table = table[COLUMNS].copy()
+    table = _of_this_version(table, what)[COLUMNS].copy()
     for column in TEXT:
         table[column] = _texts(table[column])
     table["run_id"] = [_ROWS.sub("", run) for run in table["run_id"]]
     versions = set(table["schema_version"]) - {SCHEMA_VERSION}
     if versions:
-        raise InvalidInput(f"{what} is schema version {versions.pop()!r}, this package reads {SCHEMA_VERSION!r}")
+        raise InvalidInput(
+            f"{what} is schema version {versions.pop()!r}, this package reads {FORMER!r} and {SCHEMA_VERSION!r}"
+        )
+    known = [not pd.isna(cell) and cell != "" for cell in table["suggestion_quality"]]
+    table["suggestion_quality"] = [
+        _number(cell, float, "suggestion_quality", row, what) if there else float("nan")
+        for row, (cell, there) in enumerate(zip(table["suggestion_quality"], known, strict=True), start=2)
+    ]
     for column, kind in (("index", int), ("rank", int), ("score", float), ("label_quality", float)):
         table[column] = [_number(cell, kind, column, row, what) for row, cell in enumerate(table[column], start=2)]
     table["decision"] = [cell.strip().lower() for cell in table["decision"]]

@@ -40,10 +40,9 @@ def relabel(
 
     Returns:
         One row per training image, in the columns of ``COLUMNS``. ``score`` is the estimator's own number, by which
-        rows are ranked and flagged. ``label_quality``, 0 to 1 and low for bad labels, is what cleanlab calls
-        self-confidence: the probability that the study's model gives to the given label. The model has seen that label
-        while it was trained, so it is too high where labels are known by heart, and it need not be in the order of
-        ``score``.
+        rows are ranked and flagged. ``label_quality``, 0 to 1 and low for bad labels, is the probability that the given
+        label is right: learnt from planted flips with ``CalibratedDetector``, which says ``suggestion_quality`` as
+        well, and else a guess from the scores alone (``mixture``), without one for the suggestion.
 
     Raises:
         NotSupported: if the estimator gives no mislabel scores.
@@ -52,20 +51,40 @@ def relabel(
     scores = estimator.mislabel_scores() if scores is None else scores
     if scores.meta["study"] != study.fingerprint:
         raise StaleResult(f"this {estimator.title} was fitted on another study: call .fit(study) again")
-    if "label_influence" in estimator.gives():
-        suggested = estimator.label_influence().values.argmax(1)
-    else:
-        suggested = study.predictions("train")
-    return relabel_table(study, scores, suggested, threshold)
+    if "label_influence" not in estimator.gives():
+        return relabel_table(study, scores, study.predictions("train"), threshold=threshold)
+    labels = estimator.label_influence()
+    return relabel_table(study, scores, *suggestions(labels), threshold=threshold)
 
 
-def relabel_table(study: Study, scores: Scores, suggested: Tensor, threshold: float | None = None) -> pd.DataFrame:
+def suggestions(labels: Scores) -> tuple[Tensor, Tensor | None]:
+    """What each image should be called, and how likely that is right.
+
+    Args:
+        labels: influence of each label, [N, K].
+
+    Returns:
+        The label with the largest influence, int64 [N]; and that influence where it is a probability, else ``None``.
+    """
+    best = labels.values.max(1)
+    return best.indices, best.values.double() if labels.scale == "probability" else None
+
+
+def relabel_table(
+    study: Study,
+    scores: Scores,
+    suggested: Tensor,
+    suggested_right: Tensor | None = None,
+    *,
+    threshold: float | None = None,
+) -> pd.DataFrame:
     """The table of ``relabel`` from scores and suggestions that are there already.
 
     Args:
         study: the study.
         scores: mislabel scores of all training images.
         suggested: one label per training image, int64 [N].
+        suggested_right: how likely each of them is right, [N]; ``None`` where it is not known.
         threshold: flag scores above it; Otsu's by default.
 
     Returns:
@@ -76,7 +95,8 @@ def relabel_table(study: Study, scores: Scores, suggested: Tensor, threshold: fl
     order = torch.sort(scores.values, descending=True, stable=True).indices.tolist()
     predicted = study.predictions("train").tolist()
     flagged = set(detection.flagged.tolist())
-    quality = study.probabilities("train").double().gather(1, data.labels[:, None])[:, 0].tolist()
+    quality = (1 - detection.probabilities).tolist()
+    sure = [float("nan")] * len(data) if suggested_right is None else suggested_right.double().tolist()
     run = run_id(study, scores)
     rows = [
         {
@@ -93,6 +113,8 @@ def relabel_table(study: Study, scores: Scores, suggested: Tensor, threshold: fl
             "final_label": "",
             "is_label_issue": i in flagged,
             "label_quality": quality[i],
+            "suggestion_quality": sure[i],
+            "quality_source": detection.quality.source,
             "score": float(scores.values[i]),
             "method": scores.name,
             "rank": rank,

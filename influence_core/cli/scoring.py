@@ -146,7 +146,8 @@ def suggested(
     table = table[table["is_label_issue"]] if only_flagged else table
     facts: dict[str, Any] = {"estimator": name, "rows": len(table), "flagged": flagged, "threshold": found.threshold}
     if out is None:
-        return facts | {"table": table.to_dict("records")}, to_csv(table)
+        known = table.astype(object).where(table.notna(), None)
+        return facts | {"table": known.to_dict("records")}, to_csv(table)
     write_csv(table, out, study.class_names)
     differs = int((table["is_label_issue"] & (table["given_label"] != table["suggested_label"])).sum())
     facts |= {"file": str(out), "suggestions": differs}

@@ -144,8 +144,9 @@ Examples:
 RELABEL = """Suggest a label for every training image, the most suspicious first, as a CSV to review.
 
 In the column decision write relabel, keep, exclude or unsure; final_label is the label to take where it is not the
-suggested one. label_quality is the probability that the study's model gives to the given label, from 0 (bad) to 1,
-as cleanlab's column of that name; score is the estimator's own number, large for bad labels, and rank its order.
+suggested one. label_quality is the probability that the given label is right, from 0 (bad) to 1, and quality_source
+how it is known: from planted flips with --estimator calibrated, which says suggestion_quality as well, and else a
+guess from the scores. score is the estimator's own number, large for bad labels, and rank its order.
 
 \b
 Examples:

@@ -7,6 +7,7 @@ from influence_core.data.digits import digits
 from influence_core.data.encoded import EncodedImages
 from influence_core.data.hugging_face import hf
 from influence_core.data.images import image_folder
+from influence_core.data.joined import join
 from influence_core.data.labels import check_labels
 from influence_core.data.lookalikes import Pictures, lookalikes, small_pictures
 from influence_core.data.noise import symmetric_noise
@@ -30,6 +31,7 @@ __all__ = [
     "hf",
     "image_folder",
     "image_table",
+    "join",
     "lookalikes",
     "parquet_images",
     "set_cache",

@@ -4,6 +4,7 @@ from influence_core.estimators.answers import Answer, Changed, ParameterChange
 from influence_core.estimators.base import Estimator, all_estimators
 from influence_core.estimators.changes import DataChange
 from influence_core.estimators.cost import Expected, expected_cost
+from influence_core.estimators.detectors.calibrated import CalibratedDetector
 from influence_core.estimators.detectors.confident_learning import ConfidentLearning
 from influence_core.estimators.detectors.deep_knn import DeepKNN
 from influence_core.estimators.detectors.el2n import EL2N
@@ -59,6 +60,7 @@ __all__ = [
     "Answer",
     "AreaUnderMargin",
     "Arnoldi",
+    "CalibratedDetector",
     "Changed",
     "ConfidentLearning",
     "ConjugateGradient",

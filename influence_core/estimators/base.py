@@ -78,7 +78,7 @@ class Estimator(ABC):
             done: what ``part`` gives. Their private methods pass over ``_scored`` in place of the training set, and
             take ``_of_scored`` of what was learned of its images.
         version: raised when the method's numbers change; results of another version are stale.
-        scales: kind of scores -> "nats"; "rank only" where not named.
+        scales: kind of scores -> "nats" or "probability"; "rank only" where not named.
         exempt: check of ``ic.testing`` -> why the theory does not give what it asks for.
         learned: names of the attributes that ``fit`` sets; a file can set these and no others.
         learned_classes: dataclasses that a learned value may consist of, beside those of this package.

@@ -8,6 +8,7 @@ from influence_core.figures.curves import detection_curve, precision_recall, roc
 from influence_core.figures.explanation import explanation_strip
 from influence_core.figures.histogram import score_histogram
 from influence_core.figures.overlap import overlap
+from influence_core.figures.reliability import reliability
 from influence_core.figures.side_by_side import side_by_side
 from influence_core.figures.style import FLAGGED, HARMFUL, HELPFUL, MAIN, QUIET
 from influence_core.figures.text import as_text
@@ -24,6 +25,7 @@ __all__ = [
     "explanation_strip",
     "overlap",
     "precision_recall",
+    "reliability",
     "roc",
     "score_histogram",
     "side_by_side",

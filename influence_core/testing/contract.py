@@ -52,7 +52,7 @@ def labels_on_the_jar(subject: Subject) -> None:
         assert shape == expected, f"{method} has shape {shape}, expected {expected}"
         assert scores.kind == method.removesuffix("_scores"), f"{method} is of kind {scores.kind!r}"
         assert scores.kind in MEANING, f"{method} is of unknown kind {scores.kind!r}"
-        assert scores.scale in ("nats", "rank only"), f"{method} has the scale {scores.scale!r}"
+        assert scores.scale in ("nats", "probability", "rank only"), f"{method} has the scale {scores.scale!r}"
         assert torch.equal(scores.train_ids, torch.arange(len(study.train))), f"{method}: train_ids are not 0 to N - 1"
         if method == "influence":
             assert scores.test_ids is not None, "influence has no test_ids"

@@ -166,8 +166,9 @@ def suggestions(choice: Choice, name: str, detection: ic.applications.Detection)
     study = choice.study
 
     def table(labels: ic.Scores | None) -> pd.DataFrame:
-        suggested = study.predictions("train") if labels is None else labels.values.argmax(1)
-        return ic.applications.relabel_table(study, detection.scores, suggested)
+        if labels is None:
+            return ic.applications.relabel_table(study, detection.scores, study.predictions("train"))
+        return ic.applications.relabel_table(study, detection.scores, *ic.applications.suggestions(labels))
 
     request, refused = None, ""
     if "label_influence" in ic.estimators.get(name).gives():
@@ -261,7 +262,7 @@ def _computed(question: Question, meeting: ic.gradients.Meeting | None) -> Any:
 
 def _judged(study: ic.Study, scores: ic.Scores) -> ic.applications.Detection:
     found = ic.applications.detect(study, scores)
-    _ = found.bands  # with the curves, not when they are drawn
+    _ = found.bands, found.probabilities  # with the curves, not when they are drawn
     return found
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from influence_core.applications import (
     apply_relabels,
     detect,
     heavy_tailed,
+    mixture,
     otsu,
     read_csv,
     relabel,
@@ -214,10 +216,11 @@ def table(study):
     return relabel(study, ic.estimators.Loss().fit(study))
 
 
-def test_columns_are_those_of_csv_version_1(table):
+def test_columns_are_those_of_csv_version_2(table):
     assert ",".join(table) == (
         "schema_version,run_id,sample_id,index,split,filepath,sha256,given_label,predicted_label,suggested_label,"
-        "final_label,is_label_issue,label_quality,score,method,rank,decision,reviewer,reviewed_at,tags,note"
+        "final_label,is_label_issue,label_quality,suggestion_quality,quality_source,score,method,rank,decision,reviewer,"
+        "reviewed_at,tags,note"
     )
 
 
@@ -233,7 +236,9 @@ def test_what_the_table_says(study, table):
         assert row["given_label"] == NAMES[study.train.labels[i]]
         assert row["predicted_label"] == row["suggested_label"] == NAMES[predictions[i]]
         assert row["score"] == float(losses[i])
-        assert row["label_quality"] == pytest.approx(float((-losses[i].double()).exp()))
+        assert row["label_quality"] == pytest.approx(1 - float(mixture(losses)[i]))
+        assert row["quality_source"] == "mixture"
+        assert math.isnan(row["suggestion_quality"]), "the loss knows nothing of the suggestion"
         assert row["sha256"] == study.train.sample_sha256(i)
         assert (row["sample_id"], row["filepath"], row["method"]) == (f"train-{i:06d}", f"-{i}.png", "loss")
         assert row["final_label"] == row["decision"] == ""
@@ -241,15 +246,46 @@ def test_what_the_table_says(study, table):
     assert study.fingerprint[:8] in table["run_id"][0]
 
 
-def test_label_quality_is_cleanlabs_self_confidence(study):
-    rank = pytest.importorskip("cleanlab.rank")
-    values = torch.tensor([2.0, 2.0, 1.0, 1.0, 1.0, 0.0] * 10)
-    table = relabel_table(study, scores_of(study, values), study.train.labels)
-    expected = rank.get_label_quality_scores(
-        study.train.labels.numpy(), study.probabilities("train").numpy(), method="self_confidence"
+def test_a_calibrated_detector_says_how_sure_it_is(study, tmp_path):
+    with_validation = study.replaced(validation=images(24, seed=4, class_names=NAMES))
+    detector = ic.estimators.CalibratedDetector(detectors="loss").fit(with_validation)
+    table = relabel(with_validation, detector).set_index("index")
+    p, labels = detector.label_influence().values, with_validation.train.labels
+    for i in range(N):
+        row = table.loc[i]
+        assert row["label_quality"] == pytest.approx(float(p[i, labels[i]]))
+        assert row["suggestion_quality"] == pytest.approx(float(p[i].max()))
+        assert row["suggested_label"] == NAMES[int(p[i].argmax())]
+        assert row["is_label_issue"] == (row["score"] > 0.5), "probabilities are cut at one half"
+        assert row["quality_source"] == "planted flips"
+    back = read_csv(write_csv(table.reset_index(), tmp_path / "t.csv"))
+    assert back["suggestion_quality"].tolist() == pytest.approx(table["suggestion_quality"].tolist(), abs=0)
+
+
+def test_the_former_version_is_read(study, table, tmp_path):
+    """As a file of version 1 was: without two columns, and with the model's probability as its quality."""
+    old = table.drop(columns=["suggestion_quality", "quality_source"])
+    old = old.assign(schema_version="1", label_quality=0.25, decision=["relabel", *[""] * (N - 1)])
+    path = tmp_path / "old.csv"
+    protected = pd.read_csv(io.StringIO(to_csv(table)), dtype=str, keep_default_na=False)
+    protected = protected.drop(columns=["suggestion_quality", "quality_source"])
+    protected.assign(**{name: old[name] for name in ("schema_version", "label_quality", "decision")}).to_csv(
+        path, index=False, lineterminator="\n"
     )
-    assert table["label_quality"].tolist() == pytest.approx(expected[table["index"].to_numpy()].tolist())
-    assert table["label_quality"].between(0, 1).all()
+    back = read_csv(path)
+    assert list(back) == COLUMNS
+    assert set(back["schema_version"]) == {"2"}
+    assert set(back["quality_source"]) == {"self-confidence"}
+    assert back["suggestion_quality"].isna().all()
+    assert set(back["label_quality"]) == {0.25}
+    for source in (path, old):
+        changed = apply_relabels(study.train, source)
+        assert (changed.labels != study.train.labels).nonzero().flatten().tolist() == [
+            i for i in [int(table["index"][0])] if table["suggested_label"][0] != table["given_label"][0]
+        ]
+    path.write_text(old.drop(columns="note").to_csv(index=False))
+    with pytest.raises(InvalidInput, match="lacks the columns note of relabel CSV version 1"):
+        read_csv(path)
 
 
 def test_suggestions_follow_label_influence(study):
@@ -291,7 +327,7 @@ def test_no_cell_starts_a_formula(table, tmp_path):
     path = write_csv(table, tmp_path / "relabel.csv")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    text = [c for c in COLUMNS if c not in ("index", "rank", "score", "label_quality")]
+    text = [c for c in COLUMNS if c not in ("index", "rank", "score", "label_quality", "suggestion_quality")]
     assert not [cell for row in rows for c in text if (cell := row[c]).startswith(("=", "+", "-", "@", "\t", "\r"))]
     assert {row["given_label"] for row in rows} == {"'=1+1", "'@dog, <b>", "''70s"}
     assert rows[0]["filepath"].startswith("'-")
@@ -322,7 +358,8 @@ def test_any_text_comes_back_unharmed(table, tmp_path, cells, score):
     written["score"] = score
     back = read_csv(write_csv(written, tmp_path / "t.csv"))
     for column in COLUMNS:
-        assert back[column].tolist() == written[column].tolist(), column
+        same = back[column].isna() & written[column].isna() | (back[column] == written[column])
+        assert same.all(), column
 
 
 @pytest.mark.parametrize("name", AWKWARD)
@@ -356,7 +393,8 @@ def test_what_a_spreadsheet_does_to_a_file(table, tmp_path):
         ("rank", "1.5", "rank is '1.5'"),
         ("is_label_issue", "maybe", "line 3 of .*: is_label_issue is 'maybe', expected True or False"),
         ("decision", "relable", "line 3 of .*: decision is 'relable', expected one of relabel, keep, exclude, unsure"),
-        ("schema_version", "2", "schema version '2', this package reads '1'"),
+        ("schema_version", "3", "schema version '3', this package reads '1' and '2'"),
+        ("suggestion_quality", "high", "line 3 of .*: suggestion_quality is 'high'"),
     ],
 )
 def test_an_edited_cell_that_cannot_be_read_is_named(table, study, tmp_path, column, cell, message):
@@ -534,7 +572,7 @@ def test_a_file_cut_at_a_line_end_is_named(study, table, tmp_path, kept):
 def test_a_file_cut_within_its_last_row_is_named(table, tmp_path):
     path = write_csv(table, tmp_path / "t.csv")
     path.write_text(path.read_text().rsplit(",", 5)[0])
-    with pytest.raises(InvalidInput, match=r"t\.csv ends within its last row, after 16 cells"):
+    with pytest.raises(InvalidInput, match=r"t\.csv ends within its last row, after 18 cells"):
         read_csv(path)
 
 

@@ -1,0 +1,72 @@
+"""How likely labels are wrong: what a budget will find, and whether such probabilities held."""
+
+import pandas as pd
+import streamlit as st
+
+import influence_core as ic
+from parts.errors import as_text
+
+BUDGETS = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+ROWS = 6
+MOST = 0.5
+"""Of the training images: nobody checks more."""
+
+
+def how_known(found: ic.applications.Detection) -> str:
+    """A sentence on where the probabilities come from, and where better ones do."""
+    if found.quality.source == "planted flips":
+        return "Learnt from clean images, some of which were given wrong labels on purpose."
+    return (
+        "A guess from the scores alone, that two normal distributions make them up; the Calibrated detector learns it "
+        "from clean images."
+    )
+
+
+def likely(shown: ic.applications.Detection) -> None:
+    """The section: what each budget is expected to find, and said against happened where the truth is known.
+
+    Args:
+        shown: the detection with its cut, of all images or of a class.
+    """
+    st.markdown("**How likely is a label wrong?**")
+    left, right = st.columns(2, gap="medium")
+    left.markdown(as_text(how_known(shown)))
+    left.dataframe(
+        _budgets(shown),
+        hide_index=True,
+        column_config={
+            "images": st.column_config.NumberColumn("images checked", format="localized"),
+            "expected": st.column_config.NumberColumn("expected wrong, %", format="%.1f"),
+            "true": st.column_config.NumberColumn("really wrong, %", format="%.1f"),
+        },
+        key="budgets",
+    )
+    if shown.corrupted is None:
+        right.info(
+            "True labels are unknown, so nobody can say whether these probabilities hold.", icon=":material/info:"
+        )
+        return
+    found, now = shown.reliability(), shown.at(shown.threshold)
+    mark = None if shown.expected_precision is None else (shown.expected_precision, now["precision"])
+    right.plotly_chart(ic.figures.reliability(found, mark), key="reliability", config={"displayModeBar": False})
+    right.caption(
+        f"Each point: images of about one probability, with 95 % intervals; the diamond: those flagged now. {found}."
+    )
+
+
+def _budgets(shown: ic.applications.Detection) -> pd.DataFrame:
+    """What checking so many images finds, in per cent; the cut in use is among them."""
+    most = int(MOST * len(shown.scores.values))
+    counts = [count for count in BUDGETS if count <= most]
+    now = len(shown.flagged)
+    chosen = sorted({*counts[-ROWS:], *((now,) if now else ())})
+    rows = []
+    for count in chosen:
+        part = shown.budget(count)
+        if part.expected_precision is None:
+            continue
+        row = {"images": len(part.flagged), "expected": 100 * part.expected_precision}
+        if shown.corrupted is not None:
+            row["true"] = 100 * part.at(part.threshold)["precision"]
+        rows.append(row)
+    return pd.DataFrame(rows).drop_duplicates("images") if rows else pd.DataFrame(columns=["images", "expected"])
