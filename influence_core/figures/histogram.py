@@ -28,7 +28,7 @@ def score_histogram(scores: Scores, threshold: float | None = None) -> go.Figure
         Bars of 60 bins, every image in one of them; where true labels are known, right and wrong labels are apart.
     """
     values = scores.column().double().numpy()
-    logarithmic = heavy_tailed(scores.values)
+    logarithmic = scores.scale != "probability" and heavy_tailed(scores.values)
     x = np.log10(np.maximum(values, values.max() * 1e-12)) if logarithmic else values
     edges = np.linspace(x.min(), x.max(), 61) if x.min() < x.max() else np.array([x.min() - 0.5, x.max() + 0.5])
     limits = 10**edges if logarithmic else edges

@@ -50,7 +50,8 @@ def likely(shown: ic.applications.Detection) -> None:
     mark = None if shown.expected_precision is None else (shown.expected_precision, now["precision"])
     right.plotly_chart(ic.figures.reliability(found, mark), key="reliability", config={"displayModeBar": False})
     right.caption(
-        f"Each point: images of about one probability, with 95 % intervals; the diamond: those flagged now. {found}."
+        f"Each point: images of about one probability, with 95 % intervals; the diamond: those flagged now. "
+        f"Over all: {found}."
     )
 
 
