@@ -1,6 +1,7 @@
 """Is a score true? Retrain without the images, and look. Do estimators agree, and where is the model wrong?"""
 
 from influence_core.evaluation.agreement import Agreement, agreement
+from influence_core.evaluation.brittleness import Brittleness, brittleness
 from influence_core.evaluation.confusions import confusions
 from influence_core.evaluation.leave_one_out import leave_one_out
 from influence_core.evaluation.linear_datamodelling import LDS, combine, lds
@@ -9,9 +10,11 @@ from influence_core.evaluation.retraining import Retrain, Retrained, draw_subset
 __all__ = [
     "LDS",
     "Agreement",
+    "Brittleness",
     "Retrain",
     "Retrained",
     "agreement",
+    "brittleness",
     "combine",
     "confusions",
     "draw_subsets",

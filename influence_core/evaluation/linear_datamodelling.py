@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from influence_core.applications.detection import Interval
-from influence_core.errors import InvalidInput, NotSupported, StaleResult
+from influence_core.errors import InvalidInput
 from influence_core.estimators import Estimator
+from influence_core.evaluation.asked import asked_influence
 from influence_core.evaluation.retraining import Retrained
 from influence_core.scores import Scores
 from influence_core.study import Study
@@ -75,20 +76,10 @@ def lds(study: Study, scores: Scores | Estimator, retrained: Retrained, seed: in
         StaleResult: if scores or retrainings belong to another study.
     """
     retrained.check(study)
-    if isinstance(scores, Estimator):
-        if getattr(scores, "study_", None) is not study:
-            scores.fit(study)
-        scores = scores.influence(retrained.test_ids)
-    if scores.kind != "influence" or scores.test_ids is None:
-        raise NotSupported(f"a linear datamodelling score needs influence scores; these are {scores.kind} scores")
-    if scores.meta.get("study", study.fingerprint) != study.fingerprint:
-        raise StaleResult(f"these {scores.name} scores belong to another study: call .fit(study) again")
-    if not torch.equal(scores.train_ids, torch.arange(len(study.train))):
-        raise InvalidInput(f"there are scores for {len(scores.train_ids)} of {len(study.train)} training images")
+    scores = asked_influence(study, scores, retrained.test_ids, "a linear datamodelling score")
     if len(retrained.kept) < 3:
         raise InvalidInput(f"{len(retrained.kept)} subsets give no rank correlation; 50 or more are sensible")
-    columns = torch.stack([scores.column(int(j)) for j in retrained.test_ids], dim=1)
-    predicted = _ranks((retrained.kept.double() @ columns.double()).numpy())
+    predicted = _ranks((retrained.kept.double() @ scores.values.double()).numpy())
     observed = _ranks(-retrained.losses.double().numpy())
     subsets, tests = predicted.shape
     every = np.full((1, subsets), 1 / subsets)
