@@ -84,7 +84,9 @@ class Brittleness:
             found.append(f"The sum of influences predicts {ratio:.2g} times that number (median of {len(known)}).")
         if len(self.seeds) == 1:
             found.append("One seed was trained: unless training is deterministic, a flip may be chance.")
-        return [*found, "Each number is an upper bound: fewer of these images, or others, may do as well."]
+        if len(flipped):
+            found.append("Each number is an upper bound: fewer of these images, or others, may do as well.")
+        return found
 
     def __repr__(self) -> str:
         """Estimator, and how many turned over."""
