@@ -16,8 +16,8 @@ Scale = Literal["nats", "rank only"]
 """Whether a value is a loss, or a change of loss, in nats, or only its order carries meaning.
 
 A change of loss is one of first order, for a mean loss that keeps its divisor N. Where a model is linear in its weights
-and at its minimum it has the size of the real one (``tests.benchmarks.group_effects``); on networks it can be off by
-orders of magnitude."""
+and at its minimum it has the size of the real one (``tests.benchmarks.group_effects``); on networks it can be far
+off."""
 
 MEANING: dict[str, str] = {
     "influence": "positive: helpful, removing the training image raises the loss of the test image",

@@ -81,14 +81,15 @@ def main(
 
 
 def line(found: ic.evaluation.Brittleness) -> str:
-    """Counts and medians; images that did not flip within the limit count as more than it."""
+    """Counts and medians; images that did not flip within the limit count as more than it. Of ratios quartiles too."""
     table = found.table[found.table["status"] != "flips by itself"]
     k = table["k"].astype("Float64").fillna(float("inf"))
     middle = k.median() if len(k) else float("nan")
     told = f"more than {found.limit}" if middle == float("inf") else f"{middle:g}"
     ratio = (table["predicted_k"] / table["k"]).dropna()
     mended = int((table["becomes"] == table["label"]).sum())
-    predicted = f"{ratio.median():.2f} ({len(ratio)})" if len(ratio) else "–"
+    low, middle_ratio, high = ratio.astype(float).quantile([0.25, 0.5, 0.75])
+    predicted = f"{middle_ratio:.2f} ({low:.2f} to {high:.2f})" if len(ratio) else "–"
     return f"{len(table)} | {int(pd.notna(table['k']).sum())} | {told} | {mended} | {predicted}"
 
 
