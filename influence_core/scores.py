@@ -35,12 +35,14 @@ class Scores:
         values: [N, M] for influence, [N, K] for label influence, [N] otherwise.
         train_ids: the training image of each row, int64 [N].
         kind: see ``MEANING``.
-        scale: "nats", "probability" or "rank only".
+        scale: "nats", "probability" or "rank only". An influence in nats is a first-order change of a loss whose mean keeps its
+            divisor N; its size holds for models that are linear in their weights, and is not calibrated on others.
         test_ids: the test image of each column, int64 [M]; ``None`` unless ``kind`` is "influence".
         coverage: share of the model that was used.
         meta: estimator, every hyper-parameter, fingerprint of the study, solver residual, seconds, and
             ``peak_memory_mib``, the highest that the whole process reached meanwhile, other threads included. What
-            ``caveats`` reads besides: ``converged``, ``response``, ``warnings`` and ``unidentified``.
+            ``caveats`` reads besides: ``converged``, ``linear``, ``retrained``, ``evidence``, ``warnings`` and
+            ``unidentified``.
         train: the training set, for names and pictures; not saved.
         test: the test set, likewise.
         study: that they are about, likewise; what ``open_app`` shows.
@@ -95,10 +97,11 @@ class Scores:
         """How far to trust the numbers: what the app and a notebook show below them.
 
         Returns:
-            Plain sentences: the scale, the share of the model that was used, how well a solver did, and whatever the
-            method warned of. ``influence_core.trust.caveats`` says where each comes from.
+            Plain sentences: the scale, and for which models sizes hold; what the order was measured to be worth where
+            that is little; the share of the model that was used, how well a solver did, and whatever the method warned
+            of. ``influence_core.trust.caveats`` says where each comes from.
         """
-        return caveats(self.scale, self.coverage, self.meta)
+        return caveats(self.kind, self.scale, self.coverage, self.meta)
 
     def column(self, test_id: int | None = None) -> Tensor:
         """One value per training image.

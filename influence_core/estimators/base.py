@@ -32,6 +32,7 @@ from influence_core.estimators.changes import DataChange, checked_ids, data_chan
 from influence_core.estimators.saved import Allowed, Fitted, read, write
 from influence_core.estimators.work import NUMBER, Work
 from influence_core.measure import Cost, measure
+from influence_core.models import linear_in_weights
 from influence_core.parameters import check_numbers, check_types, plain
 from influence_core.pieces import parts
 from influence_core.scores import Coverage, Scale, ScoreKind, Scores
@@ -57,6 +58,9 @@ KINDS: dict[str, ScoreKind] = {
 NEEDS = {"trajectory": "checkpoints", "validation": "a validation set"}
 """What ``needs`` may name -> what a person reads where a study has none."""
 
+WEAK_INFLUENCE = {"influence": "Weak evidence: where models were retrained, its order followed them only a little."}
+"""``evidence`` of methods whose influence on other images hardly ranks what retraining does, however they do else."""
+
 _OWN = ("study_", "fit_cost_")
 
 
@@ -78,7 +82,9 @@ class Estimator(ABC):
             done: what ``part`` gives. Their private methods pass over ``_scored`` in place of the training set, and
             take ``_of_scored`` of what was learned of its images.
         version: raised when the method's numbers change; results of another version are stale.
-        scales: kind of scores -> "nats" or "probability"; "rank only" where not named.
+        scales: kind of scores -> "nats" or "probability"; "rank only" where not named. An influence in nats is a first-order change of
+            the loss: ``Scores.caveats`` says on which models its size is right.
+        evidence: kind of scores -> a sentence for ``Scores.caveats``, where they were measured to be weak evidence.
         exempt: check of ``ic.testing`` -> why the theory does not give what it asks for.
         learned: names of the attributes that ``fit`` sets; a file can set these and no others.
         learned_classes: dataclasses that a learned value may consist of, beside those of this package.
@@ -97,6 +103,7 @@ class Estimator(ABC):
     by_rows: ClassVar[frozenset[str]] = frozenset()
     version: ClassVar[int] = 1
     scales: ClassVar[dict[str, Scale]] = {}
+    evidence: ClassVar[dict[str, str]] = {}
     exempt: ClassVar[dict[str, str]] = {}
     learned: ClassVar[tuple[str, ...]] = ()
     learned_classes: ClassVar[tuple[type, ...]] = ()
@@ -326,7 +333,10 @@ class Estimator(ABC):
             test: ids of test images; all of them by default.
 
         Returns:
-            Scores [N, M]. Positive: helpful, removing the training image raises the loss of the test image.
+            Scores [N, M]. Positive: helpful, removing the training image raises the loss of the test image. That is
+            meant of a mean loss that keeps its divisor N: a mean over the N - 1 images that are left gives each of them
+            more weight beside the weight decay, which adds a small common change and so can turn the sign of small
+            influences.
 
         Raises:
             NotSupported: if the theory does not give it; the message names estimators that do.
@@ -587,11 +597,18 @@ class Estimator(ABC):
             scale=self.scales.get(kind, "rank only"),
             test_ids=ids,
             coverage=self._coverage(),
-            meta=self._meta(cost, answer.facts),
+            meta=self._meta(cost, {**answer.facts, **self._trust(kind)}),
             train=study.train,
             test=study.test,
             study=study,
         )
+
+    def _trust(self, kind: ScoreKind) -> dict[str, Any]:
+        """Facts by which ``Scores.caveats`` says how far sizes and order can be believed."""
+        facts: dict[str, Any] = {"evidence": self.evidence[kind]} if kind in self.evidence else {}
+        if kind in ("influence", "self_influence") and self.scales.get(kind) == "nats":
+            facts["linear"] = linear_in_weights(self.study_.model, self.study_.train.batch([0])[0])
+        return facts
 
     def _meta(self, cost: Cost, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Where numbers come from: the estimator, what its fit settled, and what this call found."""

@@ -28,7 +28,11 @@ def leave_one_out(
 
     The model with all images is trained anew as well, so that nothing but the image differs. Unless training is
     deterministic and convex, the effect of one image is small beside that of a seed: average over many, or remove
-    groups (see ``lds``).
+    groups (see ``lds`` and ``group_effects``).
+
+    A recipe takes the mean loss over the N - 1 images that are left, beside the same weight decay, where influence
+    keeps the divisor N: a small common change, which can turn the sign of small effects. ``retrain`` may keep the
+    divisor instead, with a weight decay of N / (N - 1) times that of the study.
 
     Args:
         study: whose training images and recipe are used.
@@ -62,6 +66,7 @@ def leave_one_out(
             "study": study.fingerprint,
             "seconds": time.perf_counter() - begun,
             "residual": None,
+            "retrained": True,
         },
         train=study.train,
         test=study.test,

@@ -176,7 +176,7 @@ def retrain_subsets(
         )
     test_ids = chosen_ids(test, len(study.test), "test")
     if store is not None or runner == "job":
-        task = Retrainings.of(study, retrain, masks, test_ids.tolist(), _some_seeds(seeds))
+        task = Retrainings.of(study, retrain, masks, test_ids.tolist(), some_seeds(seeds))
         found = _kept(task, store, runner)
         return Retrained(masks.clone(), found.values.clone(), test_ids, study.fingerprint, dict(found.meta))
     if isinstance(retrain, str):
@@ -206,7 +206,7 @@ def retrained_losses(study: Study, retrain: Retrain, kept: Tensor, test_ids: Ten
     Raises:
         InvalidInput: if there is no seed.
     """
-    _some_seeds(seeds)
+    some_seeds(seeds)
     total = torch.zeros(len(test_ids), dtype=torch.float64)
 
     def losses(seed: int) -> dict[str, Tensor]:
@@ -218,7 +218,18 @@ def retrained_losses(study: Study, retrain: Retrain, kept: Tensor, test_ids: Ten
     return total / len(seeds)
 
 
-def _some_seeds(seeds: Sequence[int]) -> Sequence[int]:
+def some_seeds(seeds: Sequence[int]) -> Sequence[int]:
+    """Seeds, of which there has to be one.
+
+    Args:
+        seeds: one model each.
+
+    Returns:
+        The same.
+
+    Raises:
+        InvalidInput: if there is none.
+    """
     if not len(seeds):
         raise InvalidInput("seeds is empty; one model is trained for each, so give at least one, such as (0,)")
     return seeds

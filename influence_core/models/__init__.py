@@ -12,7 +12,7 @@ from influence_core.models.architectures import (
     small_cnn,
     structure_of,
 )
-from influence_core.models.features import final_linear, layer_inputs
+from influence_core.models.features import final_linear, layer_inputs, linear_in_weights
 from influence_core.models.outputs import dataset_losses, model_outputs
 from influence_core.models.plugins import Plugin, PluginFile, load_plugin
 from influence_core.models.plugins import run as run_plugin
@@ -45,6 +45,7 @@ __all__ = [
     "final_linear",
     "in_kind",
     "layer_inputs",
+    "linear_in_weights",
     "load_checkpoint",
     "load_plugin",
     "load_tensors",

@@ -36,6 +36,24 @@ def final_linear(model: nn.Module, inputs: Inputs) -> str | None:
     return None if not ends or [name for name, _, _ in seen].count(ends[-1]) > 1 else ends[-1]
 
 
+def linear_in_weights(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether the outputs are linear in all that is trained: in one linear layer at the end, and nothing below it.
+
+    Args:
+        model: in eval mode; it is not changed.
+        inputs: some samples, [B, ...].
+
+    Returns:
+        Whether it is so, as for softmax regression; the loss is then convex in the weights.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    path = final_linear(model, inputs) if 0 < len(trained) <= 2 else None
+    if path is None:
+        return False
+    own = {id(parameter) for parameter in model.get_submodule(path).parameters()}
+    return all(id(parameter) in own for parameter in trained)
+
+
 @torch.no_grad()
 def layer_inputs(model: nn.Module, path: str, data: LabelledDataset) -> Tensor:
     """What goes into a layer.

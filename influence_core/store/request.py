@@ -254,6 +254,8 @@ class Request(Task):
 
     def answer(self, values: Tensor, ids: Tensor, facts: Mapping[str, Any]) -> Scores:
         """Scores of some training images, as the estimator itself would give them."""
+        # what is known of its evidence by now is said of answers of before as well
+        known = self.estimator.evidence.get(facts["kind"])
         return Scores(
             values=values,
             train_ids=ids,
@@ -261,7 +263,7 @@ class Request(Task):
             scale=facts["scale"],
             test_ids=None if self.test is None else torch.tensor(self.test),
             coverage=Coverage(*facts["coverage"]),
-            meta=facts["meta"],
+            meta={**facts["meta"], **({"evidence": known} if known else {})},
             train=self.study.train,
             test=self.study.test,
             study=self.study,

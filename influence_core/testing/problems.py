@@ -130,13 +130,17 @@ def solved_study(train: LabelledDataset, test: LabelledDataset, validation: Labe
     return Study(minimum(train), train, test, validation, trajectory, weight_decay=PENALTY)
 
 
-def minimum(train: LabelledDataset, start: nn.Module | None = None, free: Tensor | None = None) -> nn.Module:
+def minimum(
+    train: LabelledDataset, start: nn.Module | None = None, free: Tensor | None = None, penalty: float = PENALTY
+) -> nn.Module:
     """Softmax regression at the minimum of mean cross-entropy + penalty/2 |w|^2, by Newton steps with line search.
 
     Args:
         train: of images [1, 4, 4] in float64.
         start: the model to start from; all weights are zero by default.
         free: which entries of weight and bias may change, boolean [P] in that order; all by default.
+        penalty: weight decay. With N/n times that of N images, the minimum without some of them is that of a loss which
+            keeps its divisor N.
 
     Returns:
         The model, in eval mode.
@@ -152,19 +156,19 @@ def minimum(train: LabelledDataset, start: nn.Module | None = None, free: Tensor
     hits = torch.nn.functional.one_hot(labels, CLASSES).double()
     for _ in range(50):
         p = (x @ weights.T).softmax(1)
-        gradient = (p - hits).T @ x / len(x) + PENALTY * weights
+        gradient = (p - hits).T @ x / len(x) + penalty * weights
         gradient.view(-1)[fixed] = 0
         if float(gradient.abs().max()) < 1e-13:
             break
         spread = torch.diag_embed(p) - p[:, :, None] * p[:, None]
         hessian = torch.einsum("nab,ni,nj->aibj", spread, x, x).reshape(weights.numel(), -1) / len(x)
-        hessian.diagonal().add_(PENALTY)
+        hessian.diagonal().add_(penalty)
         hessian[fixed] = 0
         hessian[:, fixed] = 0
         hessian[fixed, fixed] = 1
         step = torch.linalg.solve(hessian, gradient.flatten()).view_as(weights)
-        size, before = 1.0, _objective(weights, x, labels)
-        while _objective(weights - size * step, x, labels) > before + 1e-15 and size > 1e-6:
+        size, before = 1.0, _objective(weights, x, labels, penalty)
+        while _objective(weights - size * step, x, labels, penalty) > before + 1e-15 and size > 1e-6:
             size /= 2
         weights -= size * step
     model = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, CLASSES)).double().eval()
@@ -177,8 +181,8 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return torch.cat([parts[0].reshape(CLASSES, -1), parts[1][:, None]], 1).clone()
 
 
-def _objective(weights: Tensor, x: Tensor, labels: Tensor) -> float:
-    return float(cross_entropy(x @ weights.T, labels).mean() + PENALTY / 2 * weights.square().sum())
+def _objective(weights: Tensor, x: Tensor, labels: Tensor, penalty: float) -> float:
+    return float(cross_entropy(x @ weights.T, labels).mean() + penalty / 2 * weights.square().sum())
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from influence_core.gradients import (
     squared_norms,
 )
 from influence_core.losses import cross_entropy
+from influence_core.models import linear_in_weights
 from influence_core.testing.tools import results, values
 from tests.estimator_settings import own_estimators, quick
 from tests.helpers import images, literal_gradients, net, study
@@ -47,6 +48,42 @@ def test_scores_belong_to_the_study(fitted, small, name):
         assert scores.name == name
         assert scores.meta["seconds"] > 0
         assert name == "lastlayer" or scores.coverage == ic.Coverage(1.0, 1.0)
+
+
+WEAK = {"gex", "gexlinear", "laplace", "vm", "fvm", "labelcontrast"}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_influence_says_how_far_it_is_true(fitted, name):
+    """A network is not linear in its weights; and the methods whose influence is weak say so of that alone."""
+    for scores in results(fitted[name]).values():
+        said = " ".join(scores.caveats())
+        sized = scores.scale == "nats" and scores.kind in ("influence", "self_influence")
+        assert (scores.meta.get("linear") is False) == sized
+        assert ("right only for models that are linear in their weights" in said) == sized
+        weak = name in WEAK and scores.kind == "influence"
+        assert ("Weak evidence: where models were retrained, its order followed them only a little." in said) == weak
+
+
+def test_sizes_are_right_for_a_softmax_regression_and_for_nothing_below_it():
+    convex = ic.testing.problems.convex_study()
+    found = ic.estimators.LastLayer().fit(convex).influence([0])
+    assert found.meta["linear"] is True
+    assert found.caveats()[:2] == [
+        "The numbers are in nats of loss.",
+        "They are for a mean loss that keeps its divisor N.",
+    ]
+    inputs, layers = torch.rand(2, 3), (torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
+    assert linear_in_weights(layers[0], inputs)
+    two = torch.nn.Sequential(*layers)
+    assert not linear_in_weights(two, inputs)
+    layers[0].requires_grad_(False)
+    assert linear_in_weights(two, inputs)
+    layers[1].requires_grad_(False)
+    assert not linear_in_weights(two, inputs)
+    layers[0].requires_grad_(True)  # below a last layer that is frozen
+    assert not linear_in_weights(two, inputs)
+    assert not linear_in_weights(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Tanh()), inputs)
 
 
 @pytest.mark.parametrize(("name", "method"), [("tracin", "label_influence"), ("loss", "influence")])

@@ -194,6 +194,7 @@ def test_a_notebook_never_runs_a_class_name(scores):
         ({}, ["Only the order of the numbers means something."]),
         ({"scale": "nats"}, ["The numbers are in nats of loss."]),
         ({"coverage": Coverage(0.9999, 0.2)}, []),
+        ({"meta": {"evidence": "Weak evidence."}}, ["Weak evidence."]),
         (
             {"coverage": Coverage(0.085, 0.414)},
             ["They come from 8.5% of the weights, which carry 41% of the gradients' squared norm."],
@@ -221,6 +222,27 @@ def test_caveats(parts, sentences):
     assert scores.caveats() == (scale + sentences if parts else sentences)
     html = scores._repr_html_().replace("&#x27;", "'")
     assert all(sentence in html for sentence in scores.caveats())
+
+
+NATS, DIVISOR = "The numbers are in nats of loss.", "They are for a mean loss that keeps its divisor N."
+SIZES = "The numbers are in nats of loss, but their size is right only for models that are linear in their weights."
+
+
+@pytest.mark.parametrize(
+    ("meta", "sentences"),
+    [
+        ({"linear": True}, [NATS, DIVISOR]),
+        ({"linear": False}, [SIZES, DIVISOR]),
+        ({}, [SIZES, DIVISOR]),
+        ({"retrained": True}, [NATS]),
+        ({"linear": False, "residual": 0.0}, [SIZES, DIVISOR, "Solved exactly."]),
+    ],
+)
+def test_sizes_of_influence_hold_where_the_model_is_linear_in_its_weights(meta, sentences):
+    assert influence(scale="nats", meta=meta).caveats() == sentences
+    assert influence(scale="rank only", meta={"linear": False}).caveats() == [
+        "Only the order of the numbers means something."
+    ]
 
 
 def test_a_notebook_never_runs_a_caveat():

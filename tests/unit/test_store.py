@@ -117,6 +117,13 @@ def test_an_answer_is_that_of_the_estimator_and_is_found_again(
         assert found.meta[fact] == json.loads(json.dumps(direct.meta[fact]))
 
 
+def test_what_is_known_of_the_evidence_is_said_of_answers_of_before(study: ic.Study) -> None:
+    request = Request.of(study, "vm", "influence", test=[3])
+    facts = {"kind": "influence", "scale": "rank only", "coverage": [1.0, 1.0], "meta": {"estimator": "vm"}}
+    values = torch.zeros(len(study.train), 1)
+    assert "Weak evidence" in " ".join(request.answer(values, torch.arange(len(values)), facts).caveats())
+
+
 def test_what_breaks_off_goes_on_at_the_next_shard(study: ic.Study, store: Store) -> None:
     request = Request.of(study, "tracin", "self_influence")
     with broken_after(3):

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from influence_core.errors import InvalidInput
-from influence_core.estimators.base import Estimator
+from influence_core.estimators.base import WEAK_INFLUENCE, Estimator
 from influence_core.estimators.work import NUMBER, Work
 from influence_core.study import Study
 
@@ -31,6 +31,7 @@ class LossChanges(Estimator):
 
     reasons: ClassVar[dict[str, str]] = {"label_influence": "it watches the losses of the given labels"}
     by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "self_influence", "mislabel_scores"})
+    evidence: ClassVar[dict[str, str]] = WEAK_INFLUENCE
     learned: ClassVar[tuple[str, ...]] = ("changes_",)
 
     detect_by: Literal["self", "validation"] = field(default="self", kw_only=True)

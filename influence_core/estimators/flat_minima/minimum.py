@@ -12,6 +12,7 @@ from influence_core.curvature.inverses import DiagonalInverse, InverseCurvature,
 from influence_core.curvature.labels import MANY_LABELS, TOP_LABELS
 from influence_core.errors import InvalidInput
 from influence_core.estimators.answers import Answer
+from influence_core.estimators.base import WEAK_INFLUENCE
 from influence_core.estimators.flat_minima.tuning import ValidationTuned
 from influence_core.estimators.work import NUMBER, Work, parameters_of, swept
 from influence_core.gradients import inner_products, per_sample_gradients
@@ -30,6 +31,7 @@ class ValidationMinimum(ValidationTuned):
     }
     exempt: ClassVar[dict[str, str]] = {"rotated_inputs": "a diagonal metric belongs to its coordinates"}
     by_rows: ClassVar[frozenset[str]] = frozenset({"influence", "mislabel_scores", "label_influence"})
+    evidence: ClassVar[dict[str, str]] = WEAK_INFLUENCE
     learned: ClassVar[tuple[str, ...]] = ("model_", "inverse_")
 
     damping: float | None = None
