@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from influence_core.applications.detection import Interval
 from influence_core.errors import InvalidInput, NotSupported, StaleResult
 from influence_core.estimators import Estimator
+from influence_core.evaluation.rank_correlation import interval_of, rank_correlation
 from influence_core.evaluation.retraining import Retrained
 from influence_core.scores import Scores
 from influence_core.study import Study
-
-Floats = NDArray[np.float64]
-
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,16 +82,9 @@ def lds(study: Study, scores: Scores | Estimator, retrained: Retrained, seed: in
     if len(retrained.kept) < 3:
         raise InvalidInput(f"{len(retrained.kept)} subsets give no rank correlation; 50 or more are sensible")
     columns = torch.stack([scores.column(int(j)) for j in retrained.test_ids], dim=1)
-    predicted = _ranks((retrained.kept.double() @ columns.double()).numpy())
-    observed = _ranks(-retrained.losses.double().numpy())
-    subsets, tests = predicted.shape
-    every = np.full((1, subsets), 1 / subsets)
-    per_test = _correlations(every, predicted, observed)[0]
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(subsets, every[0], size=_RESAMPLES) / subsets
-    weights = generator.multinomial(tests, np.full(tests, 1 / tests), size=_RESAMPLES) / tests
-    resampled = (_correlations(drawn, predicted, observed) * weights).sum(1)
-    return _result(scores.name, float(per_test.mean()), resampled, torch.from_numpy(per_test), retrained.test_ids)
+    found = rank_correlation(retrained.kept.double() @ columns.double(), -retrained.losses.double(), seed)
+    resampled = torch.from_numpy(found.resampled)
+    return LDS(scores.name, found.value, found.interval, found.per_column, retrained.test_ids, resampled)
 
 
 def combine(parts: Sequence[LDS]) -> LDS:
@@ -116,29 +103,6 @@ def combine(parts: Sequence[LDS]) -> LDS:
     if len(names) != 1:
         raise InvalidInput(f"expected scores of one estimator, got {', '.join(sorted(names)) or 'none'}")
     value = sum(part.value for part in parts) / len(parts)
-    resampled = torch.stack([part.resampled for part in parts]).mean(0).numpy()
+    resampled = torch.stack([part.resampled for part in parts]).mean(0)
     per_test, ids = (torch.cat([getattr(part, name) for part in parts]) for name in ("per_test", "test_ids"))
-    return _result(names.pop(), value, resampled, per_test, ids)
-
-
-def _result(name: str, value: float, resampled: Floats, per_test: Tensor, test_ids: Tensor) -> LDS:
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return LDS(name, value, Interval(float(low), float(high)), per_test, test_ids, torch.from_numpy(resampled))
-
-
-def _ranks(columns: Floats) -> Floats:
-    """Ranks within each column, equal values share the mean of theirs, centred."""
-    ranks = pd.DataFrame(columns).rank().to_numpy(dtype=np.float64)
-    centred: Floats = ranks - ranks.mean(0)
-    return centred
-
-
-def _correlations(weights: Floats, one: Floats, two: Floats) -> Floats:
-    """Pearson's correlation of each column under each row of weights (which add up to 1); [rows, columns]."""
-    mean_one, mean_two = weights @ one, weights @ two
-    covariance = weights @ (one * two) - mean_one * mean_two
-    variance = (weights @ one**2 - mean_one**2) * (weights @ two**2 - mean_two**2)
-    scale = np.sqrt(np.maximum(variance, 0.0))
-    constant = scale < 1e-9 * max(1.0, float(scale.max()))
-    correlation: Floats = np.where(constant, 0.0, covariance / np.where(constant, 1.0, scale))
-    return correlation
+    return LDS(names.pop(), value, interval_of(resampled.numpy()), per_test, ids, resampled)
