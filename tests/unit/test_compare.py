@@ -16,7 +16,6 @@ from influence_core.evaluation.explained import MOST, explained_ids
 from influence_core.figures.comparison import MEASURES
 from influence_core.store import Retrainings, Store
 from influence_core.testing.problems import network_study
-from tests.helpers import images, net
 
 TESTS = [1, 4, 8]
 
@@ -165,8 +164,9 @@ def test_where_none_is_wrong_the_largest_losses_are_explained() -> None:
 def test_what_is_kept_is_not_trained_again(study: ic.Study, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path / "store")  # type: ignore[operator]
     asked = {"test": TESTS, "retrained": 3, "leave_one_out": 3, "removal": 0.1, "seeds": (0, 1), "store": store}
-    first = compare(study, ["lastlayer"], **asked, cost=False)  # type: ignore[arg-type]
-    assert first.measured == ("agreement", "lds", "leave_one_out", "detection", "removal")
+    asked |= {"cost": False, "detection": False}
+    first = compare(study, ["lastlayer"], **asked)  # type: ignore[arg-type]
+    assert first.measured == ("agreement", "lds", "leave_one_out", "removal")
     assert first.retrained is not None
     assert first.retrained.losses.shape == (3, len(study.test))  # of all, for the next question
     assert len(first.removals["lastlayer", "helpful"].removed) == 2
@@ -175,9 +175,10 @@ def test_what_is_kept_is_not_trained_again(study: ic.Study, tmp_path: object, mo
         raise AssertionError("trained again")
 
     monkeypatch.setattr(Retrainings, "compute", never)
-    again = compare(study, ["lastlayer"], **asked, cost=False)  # type: ignore[arg-type]
+    again = compare(study, ["lastlayer"], **asked)  # type: ignore[arg-type]
     assert again.table.equals(first.table)
-    given = compare(study, ["tracin"], test=TESTS, retrained=first.retrained, leave_one_out=first.leave_one_out)
+    kept = {"retrained": first.retrained, "leave_one_out": first.leave_one_out}
+    given = compare(study, ["tracin"], test=TESTS, **kept, cost=False, detection=False)  # type: ignore[arg-type]
     assert given.table["lds_percent"].notna().all()
     assert given.table["leave_one_out_percent"].notna().all()
 
@@ -186,9 +187,10 @@ def test_a_training_that_is_impossible_leaves_the_rest(study: ic.Study) -> None:
     def impossible(study: ic.Study, kept: torch.Tensor, seed: int) -> nn.Module:
         raise NotSupported("it cannot be trained")
 
-    found = compare(study, ["lastlayer", "tracin"], test=TESTS, removal=0.1, retrain=impossible)
+    asked = {"removal": 0.1, "retrain": impossible, "cost": False, "detection": False}
+    found = compare(study, ["lastlayer", "tracin"], test=TESTS, **asked)  # type: ignore[arg-type]
     assert found.absent["removal"] == "it cannot be trained"
-    assert found.table["auc_percent"].notna().all()
+    assert found.table["top_10_shared_percent"].notna().all()
     assert any("it cannot be trained" in s for s in found.sentences())
 
 
@@ -275,7 +277,7 @@ def test_labels_that_are_no_classes_can_be_compared() -> None:
 
 
 def test_the_study_does_not_change() -> None:
-    study = ic.Study(net(), images(24, seed=1, noise=0.3), images(9, seed=2))
+    study = network_study()
     before = study.fingerprint
-    compare(study, ["lastlayer", "random"], test=[0])
+    compare(study, ["lastlayer", "tracin"], test=[0], cost=False, detection=False)
     assert study.fingerprint == before == study._computed_fingerprint()

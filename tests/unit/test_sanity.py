@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import influence_core as ic
 from influence_core.errors import InvalidInput, NotSupported
-from influence_core.estimators import DataInf, LastLayer, Loss, TracIn
+from influence_core.estimators import EL2N, DataInf, LastLayer, Loss, TracIn
 from influence_core.evaluation import rank_stability, sanity_checks
 from influence_core.testing.problems import network_study
 from influence_core.training import Trajectory, reinitialised
@@ -124,7 +124,7 @@ def test_a_trajectory_of_one_is_refused(study: ic.Study) -> None:
 
 @pytest.fixture(scope="module")
 def checks(study: ic.Study) -> ic.evaluation.SanityChecks:
-    return sanity_checks(study, ["lastlayer", "tracin", "random", "el2n", "loss", "gif"], test=TESTS)
+    return sanity_checks(study, ["lastlayer", "tracin", "random", EL2N(runs=1), "loss", "gif"], test=TESTS)
 
 
 def number(checks: ic.evaluation.SanityChecks, name: str, check: str, column: str = "correlation_percent") -> float:
