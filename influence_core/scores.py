@@ -35,8 +35,9 @@ class Scores:
         values: [N, M] for influence, [N, K] for label influence, [N] otherwise.
         train_ids: the training image of each row, int64 [N].
         kind: see ``MEANING``.
-        scale: "nats", "probability" or "rank only". An influence in nats is a first-order change of a loss whose mean keeps its
-            divisor N; its size holds for models that are linear in their weights, and is not calibrated on others.
+        scale: "nats", "probability" or "rank only". An influence in nats is a first-order change of a loss whose mean
+            keeps its divisor N; its size holds for models that are linear in their weights, and is not calibrated on
+            others.
         test_ids: the test image of each column, int64 [M]; ``None`` unless ``kind`` is "influence".
         coverage: share of the model that was used.
         meta: estimator, every hyper-parameter, fingerprint of the study, solver residual, seconds, and

@@ -153,6 +153,31 @@ def score(
     as_json(facts) if json else result(text)
 
 
+@app.command("compare", help=texts.COMPARE)
+@command
+def compare(
+    study: StudyPath,
+    estimators: Annotated[str, typer.Argument(metavar="ESTIMATORS", help="Names with commas: ekfac,trak,lastlayer.")],
+    test: Annotated[
+        str | None, typer.Option(help="3,17, or wrong for all misclassified; by default at most 20 of them.")
+    ] = None,
+    k: Annotated[int, typer.Option("--top", help="Of the images that they are asked to agree on.")] = 10,
+    subsets: Annotated[int | None, typer.Option(help="Random halves to train on; 50 are sensible.")] = None,
+    left_out: Annotated[int | None, typer.Option(help="Random images to leave out, one at a time.")] = None,
+    removal: Annotated[float | None, typer.Option(help="Share of the images to train without, such as 0.01.")] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 1,
+    out: Out = None,
+    job: Annotated[bool, typer.Option("--job", help="Let a process of its own train.")] = False,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Ask several estimators the same, and see which of them should be believed."""
+    from influence_core.cli.comparing import compared
+
+    facts, text = compared(opened(study, trust), estimators, test, k, (subsets, left_out, removal), seeds, out, job=job)
+    as_json(facts) if json else result(text)
+
+
 @app.command("relabel", help=texts.RELABEL)
 @command
 def relabel(

@@ -76,7 +76,7 @@ def question(
         raise InvalidInput(f"--what {what!r}: choose one of {', '.join(WHAT)}")
     check_out(out)
     estimator = get(name, **settings)
-    ids = _test_ids(study, test) if what == "influence" else None
+    ids = test_ids(study, test) if what == "influence" else None
     if what not in estimator.gives():
         raise estimator.lacks(what)
     return estimator, ids
@@ -114,7 +114,7 @@ def told(study: Study, scores: Scores, out: Path | None) -> Answer:
     if out is None:
         text = frame.to_csv(index=False, lineterminator="\n")
         return {**_plain(meta), "scores": frame.to_dict("list")}, text
-    _write(frame, meta, out)
+    write_table(frame, meta, out)
     return {**_plain(meta), "file": str(out), "rows": len(frame)}, f"{out}: {len(frame):,} rows of {scores}"
 
 
@@ -158,7 +158,19 @@ def suggested(
     return facts, text
 
 
-def _test_ids(study: Study, words: str) -> list[int]:
+def test_ids(study: Study, words: str) -> list[int]:
+    """Test images that a command names.
+
+    Args:
+        study: whose they are.
+        words: ids such as 3,17, or "wrong".
+
+    Returns:
+        The ids.
+
+    Raises:
+        InvalidInput: if these are no ids, or none is wrong.
+    """
     if words == "wrong":
         ids = study.misclassified().tolist()
         if not ids:
@@ -170,7 +182,14 @@ def _test_ids(study: Study, words: str) -> list[int]:
         raise InvalidInput(f"--test {words!r}: expected ids such as 3,17, or wrong") from error
 
 
-def _write(frame: pd.DataFrame, meta: dict[str, Any], out: Path) -> None:
+def write_table(frame: pd.DataFrame, meta: dict[str, Any], out: Path) -> None:
+    """Write a table as CSV or Parquet, whole or not at all.
+
+    Args:
+        frame: the table.
+        meta: where it comes from, which Parquet keeps.
+        out: the file.
+    """
     with writing(out):
         check_encodable(out)
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -141,6 +141,22 @@ Examples:
   influence jobs clean
 """
 
+COMPARE = """Compare estimators on one study: what they cost, whether they agree, and whether they are right.
+
+A row for each estimator, and what the rows mean in sentences; an empty cell has its reason below. Where true labels are
+known, how well each finds the wrong ones. What trains models anew is off until it is asked for: --subsets trains on
+random halves (linear datamodelling score), --left-out without single images, --removal without the share of the images
+that each estimator ranks first.
+
+\b
+Examples:
+  influence compare demo lastlayer,datainf,random --test 475
+  influence compare my_study lastlayer,loss --subsets 4 --out comparison.csv
+
+What is trained anew is kept: ask the same again to go on with it. With --job a process of its own trains, which goes on
+when the terminal is closed.
+"""
+
 RELABEL = """Suggest a label for every training image, the most suspicious first, as a CSV to review.
 
 In the column decision write relabel, keep, exclude or unsure; final_label is the label to take where it is not the

@@ -43,7 +43,7 @@ def fit_all(study: Study, estimators: Sequence[str | type[Estimator] | Estimator
         >>> [scores.name for scores in ic.estimators.ask_all(fitted, "influence", test=[17])]
         ['randproj', 'ekfac']
     """
-    chosen = [_estimator(one) for one in estimators]
+    chosen = [estimator_of(one) for one in estimators]
     if len({id(one) for one in chosen}) < len(chosen):
         raise InvalidInput("an estimator comes twice: fit_all takes each object once")
     return _together([(one, partial(one.fit, study)) for one in chosen], "Fitting estimators")
@@ -65,7 +65,18 @@ def ask_all(estimators: Sequence[Estimator], what: str, *args: Any, **options: A
     return _together(calls, f"Asking estimators: {what}")
 
 
-def _estimator(given: str | type[Estimator] | Estimator) -> Estimator:
+def estimator_of(given: str | type[Estimator] | Estimator) -> Estimator:
+    """An estimator that is given by its name, its class, or itself.
+
+    Args:
+        given: one of the three.
+
+    Returns:
+        The estimator; a new one with default hyper-parameters where it is not given itself.
+
+    Raises:
+        InvalidInput: if it is no estimator.
+    """
     if isinstance(given, str):
         return get(given)
     made = given() if isinstance(given, type) else given

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from influence_core.errors import InvalidInput, NotSupported, StaleResult
+from influence_core.evaluation.naming import distinct
 from influence_core.scores import Scores
 
 Side = Literal["harmful", "helpful"]
 SIDES: tuple[Side, Side] = ("harmful", "helpful")
 
 _COLUMNS = ("side", "train_id", "named_by", "names", "given_label", "true_label")
-_LONGEST = 40  # characters of parameters in a name
 _ROWS = 12  # of the table in a notebook
 
 
@@ -183,7 +183,7 @@ def agreement(scores: Sequence[Scores], test_id: int, k: int = 5) -> Agreement:
     """
     found = list(scores)
     _check(found, k)
-    names = _distinct(found)
+    names = distinct([(s.name, dict(s.meta.get("parameters", {}))) for s in found], taken=_COLUMNS)
     values = torch.stack([s.column(test_id).double() for s in found], dim=1)
     parts = [_rows(side, values, found[0].train_ids, names, k) for side in SIDES]
     table = pd.concat(parts, ignore_index=True)
@@ -234,29 +234,6 @@ def _check(found: list[Scores], k: int) -> None:
             f"the scores of {' and '.join(studies.values())} belong to different studies (fingerprints "
             f"{', '.join(study[:12] for study in studies)}): fit all estimators on the same study"
         )
-
-
-def _distinct(found: list[Scores]) -> tuple[str, ...]:
-    """Names that are all different: by the hyper-parameters that differ, else by a number."""
-    taken = set(_COLUMNS)
-    names = []
-    for s in found:
-        name = base = s.name + _parameters(s, [other for other in found if other.name == s.name])
-        number = 2
-        while name in taken:
-            name, number = f"{base} ({number})", number + 1
-        taken.add(name)
-        names.append(name)
-    return tuple(names)
-
-
-def _parameters(s: Scores, same: list[Scores]) -> str:
-    """The hyper-parameters in which scores of one estimator differ."""
-    sets = [dict(other.meta.get("parameters", {})) for other in same]
-    own = dict(s.meta.get("parameters", {}))
-    told = [f"{key}={value}" for key, value in own.items() if any(other.get(key, value) != value for other in sets)]
-    text = f" ({', '.join(told)})" if told else ""
-    return text if len(text) <= _LONGEST else ""
 
 
 def _listed(ids: list[int], most: int = 6) -> str:

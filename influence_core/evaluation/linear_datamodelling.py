@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from influence_core.applications.detection import Interval
 from influence_core.errors import InvalidInput
 from influence_core.estimators import Estimator
 from influence_core.evaluation.asked import asked_influence
-from influence_core.evaluation.correlation import Floats, correlations, ranks, resampled
+from influence_core.evaluation.rank_correlation import interval_of, rank_correlation
 from influence_core.evaluation.retraining import Retrained
 from influence_core.scores import Scores
 from influence_core.study import Study
@@ -74,11 +73,9 @@ def lds(study: Study, scores: Scores | Estimator, retrained: Retrained, seed: in
     scores = asked_influence(study, scores, retrained.test_ids, "a linear datamodelling score")
     if len(retrained.kept) < 3:
         raise InvalidInput(f"{len(retrained.kept)} subsets give no rank correlation; 50 or more are sensible")
-    predicted = ranks((retrained.kept.double() @ scores.values.double()).numpy())
-    observed = ranks(-retrained.losses.double().numpy())
-    per_test = correlations(predicted, observed)[0]
-    means = resampled(predicted, observed, seed)
-    return _result(scores.name, float(per_test.mean()), means, torch.from_numpy(per_test), retrained.test_ids)
+    found = rank_correlation(retrained.kept.double() @ scores.values.double(), -retrained.losses.double(), seed)
+    means = torch.from_numpy(found.resampled)
+    return LDS(scores.name, found.value, found.interval, found.per_column, retrained.test_ids, means)
 
 
 def combine(parts: Sequence[LDS]) -> LDS:
@@ -97,11 +94,6 @@ def combine(parts: Sequence[LDS]) -> LDS:
     if len(names) != 1:
         raise InvalidInput(f"expected scores of one estimator, got {', '.join(sorted(names)) or 'none'}")
     value = sum(part.value for part in parts) / len(parts)
-    means = torch.stack([part.resampled for part in parts]).mean(0).numpy()
+    resampled = torch.stack([part.resampled for part in parts]).mean(0)
     per_test, ids = (torch.cat([getattr(part, name) for part in parts]) for name in ("per_test", "test_ids"))
-    return _result(names.pop(), value, means, per_test, ids)
-
-
-def _result(name: str, value: float, means: Floats, per_test: Tensor, test_ids: Tensor) -> LDS:
-    low, high = np.percentile(means, [2.5, 97.5])
-    return LDS(name, value, Interval(float(low), float(high)), per_test, test_ids, torch.from_numpy(means))
+    return LDS(names.pop(), value, interval_of(resampled.numpy()), per_test, ids, resampled)

@@ -3,6 +3,7 @@
 Every function returns a ``plotly.graph_objects.Figure`` with a transparent background, so that it suits light and dark.
 """
 
+from influence_core.figures.comparison import comparison
 from influence_core.figures.confusion import confusion_matrix
 from influence_core.figures.curves import detection_curve, precision_recall, roc
 from influence_core.figures.explanation import explanation_strip
@@ -20,6 +21,7 @@ __all__ = [
     "MAIN",
     "QUIET",
     "as_text",
+    "comparison",
     "confusion_matrix",
     "detection_curve",
     "explanation_strip",

@@ -168,7 +168,7 @@ def test_every_example_of_the_help_runs(
     assert any("--port=8600" in " ".join(command).replace("--server.port", "--port") for command in opened)
 
 
-COMMANDS = ("new", "doctor", "estimators", "score", "relabel", "apply", "retrain", "jobs", "app")
+COMMANDS = ("new", "doctor", "estimators", "score", "compare", "relabel", "apply", "retrain", "jobs", "app")
 JOBS = ("ls", "log", "cancel", "resume", "wait", "clean")
 
 
@@ -187,6 +187,26 @@ def test_help_reads_like_a_page(name: str, shell: Shell) -> None:
 
 
 # --- each command
+
+
+def test_a_comparison_says_what_is_empty_and_why(shell: Shell, made: Path) -> None:
+    asked = f"influence compare {made / 'my_study'} lastlayer,random --test 0,1"
+    facts = json.loads(shell(f"{asked} --json"))
+    assert [row["estimator"] for row in facts["table"]] == ["lastlayer", "random"]
+    assert facts["table"][0]["influence_seconds"] > 0
+    assert facts["table"][1]["influence_seconds"] is None
+    assert facts["test_ids"] == [0, 1]
+    assert "- random: Random (control) gives no influence" in shell(asked)
+    assert "Not measured: linear datamodelling scores" in shell.out
+    shell(f"{asked} --out c.parquet")
+    assert pd.read_parquet("c.parquet")["estimator"].tolist() == ["lastlayer", "random"]
+    for words, error in (
+        ("--out c.txt", ".parquet or .csv"),
+        ("--seeds 0", "at least one training"),
+        ("--subsets 2", "3 subsets"),
+    ):
+        shell(f"{asked} {words}", 1)
+        assert error in shell.err
 
 
 def test_json_is_all_that_is_on_stdout(shell: Shell, made: Path, tmp_path: Path) -> None:
