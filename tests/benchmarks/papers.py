@@ -37,6 +37,7 @@ TABLES = {
     "sam2": PaperTable("SAM, Table 2: without the lowest tenth", sam.table2),
     "gif1": PaperTable("GIF, Table 1: selections of weights, digit 8 removed", gif.table1, noise=0.0),
     "gif2": PaperTable("GIF, Table 2: GIF, FIF and PIF, digit 8 removed", gif.table2, noise=0.0),
+    "gif-figure3": PaperTable("GIF, Figure 3: negative eigenvalues with a penalty", gif.figure3, noise=0.0),
     "gif3": PaperTable("GIF, Table 3: a backdoor mended", gif.table3, noise=0.0),
 }
 

@@ -64,6 +64,7 @@ def judged(study: ic.Study, suspicion: Tensor) -> Cells:
 
 
 _FITTED: dict[tuple[str, str], ic.estimators.Estimator] = {}
+_ACCURACIES: dict[tuple[str, tuple[int, ...], int], float] = {}
 
 
 def fitted(study: ic.Study, name: str) -> ic.estimators.Estimator:
@@ -105,10 +106,14 @@ def accuracy_after(study: ic.Study, data: Dataset[object], seed: int, loss: Loss
 
 
 def accuracy_without(study: ic.Study, removed: Tensor, seed: int) -> float:
-    """The same, without some of the training images."""
+    """The same, without some of the training images; tables of one run share it."""
     kept = torch.ones(len(study.train), dtype=torch.bool)
     kept[removed] = False
-    return accuracy_after(study, study.train.subset(kept.nonzero().flatten()), seed)
+    ids = kept.nonzero().flatten()
+    key = study.fingerprint, tuple(ids.tolist()), seed
+    if key not in _ACCURACIES:
+        _ACCURACIES[key] = accuracy_after(study, study.train.subset(ids), seed)
+    return _ACCURACIES[key]
 
 
 def lowest(values: Tensor, share: float) -> Tensor:
