@@ -25,7 +25,7 @@ TABLES = {
     "gex13": PaperTable("GEX, Table 13: minus the mean influence on the test set", gex.table13),
     "gex14": PaperTable("GEX, Table 14: TracInRP on the members of the ensemble", gex.table14),
     "gex-figure4": PaperTable("GEX, Figure 4: test accuracy after pruning the lowest", gex.figure4, noise=0.0),
-    "fvm-figure2": PaperTable("FVM, Figure 2: along a training (always by heart)", fvm.figure2, noise=0.4),
+    "fvm-figure2": PaperTable("FVM, Figure 2: along a training", fvm.figure2, noise=0.4, network="by heart"),
     "fvm-figure3": PaperTable("FVM, Figure 3: along the tuning", fvm.figure3, noise=0.4),
     "fvm6": PaperTable("FVM, Table 6: change of the loss, change of the weights", fvm.table6, noise=0.4),
     "fvm11": PaperTable("FVM, Table 11: images for validation", fvm.table11, noise=0.4),
@@ -37,7 +37,9 @@ TABLES = {
     "sam2": PaperTable("SAM, Table 2: without the lowest tenth", sam.table2),
     "gif1": PaperTable("GIF, Table 1: selections of weights, digit 8 removed", gif.table1, noise=0.0),
     "gif2": PaperTable("GIF, Table 2: GIF, FIF and PIF, digit 8 removed", gif.table2, noise=0.0),
-    "gif-figure3": PaperTable("GIF, Figure 3: negative eigenvalues with a penalty", gif.figure3, noise=0.0),
+    "gif-figure3": PaperTable(
+        "GIF, Figure 3: negative eigenvalues with a penalty", gif.figure3, noise=0.0, network="64-16-10"
+    ),
     "gif3": PaperTable("GIF, Table 3: a backdoor mended", gif.table3, noise=0.0),
 }
 
@@ -75,7 +77,7 @@ def main(
             for title, cells in table.rows(Case(seed, share, by_heart)):
                 found.setdefault(title, []).append(cells)
                 typer.echo(f"seed {seed}, {time.perf_counter() - begun:.0f} s: {title} {cells}", err=True)
-        network = "by heart" if by_heart else "SAM study"
+        network = table.network or ("by heart" if by_heart else "SAM study")
         typer.echo(f"\n{table.title}; {share:.0%} wrong labels, {network}, seeds 0 to {seeds - 1}, ", nl=False)
         typer.echo(f"{time.perf_counter() - begun:.0f} s\n\n{markdown(found)}")
 

@@ -47,6 +47,7 @@ class PaperTable:
     title: str
     rows: Callable[[Case], Rows]
     noise: float = 0.1
+    network: str | None = None  # one of its own, whatever is asked for
 
 
 def corrupted(study: ic.Study) -> Tensor:
