@@ -41,13 +41,13 @@ def right(labels: Tensor, data: ic.data.LabelledDataset) -> Row:
     return {"right": 100 * float(hits.mean()), "right_corrupted": 100 * float(hits[data.corrupted].mean())}
 
 
-def memorised(rate: float, seed: int) -> ic.Study:
+def memorised(rate: float, seed: int, checkpoints: int | None = None) -> ic.Study:
     """The digits study with a network that has learnt its training set by heart: sixty epochs of plain SGD."""
     splits = ic.data.digits(rate, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ic.models.build("small_cnn", channels=1, classes=10)
-        trajectory = ic.training.fit(model, splits.train, epochs=60, batch_size=64, seed=seed)
+        trajectory = ic.training.fit(model, splits.train, epochs=60, batch_size=64, checkpoints=checkpoints, seed=seed)
     return ic.Study(model, splits.train, splits.test, splits.validation, trajectory, weight_decay=5e-4)
 
 

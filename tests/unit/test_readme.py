@@ -1,4 +1,4 @@
-"""What the README and the page of results name exists."""
+"""What the README and the pages of results name exists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import influence_core as ic
 from tests.estimator_settings import own_estimators
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "tests" / "benchmarks" / "RESULTS.md"]
+PAGES = [ROOT / "README.md", *(ROOT / "tests" / "benchmarks" / name for name in ("RESULTS.md", "PAPERS.md"))]
 
 
 def test_the_table_of_methods_has_every_estimator_once() -> None:
