@@ -82,8 +82,8 @@ class Estimator(ABC):
             done: what ``part`` gives. Their private methods pass over ``_scored`` in place of the training set, and
             take ``_of_scored`` of what was learned of its images.
         version: raised when the method's numbers change; results of another version are stale.
-        scales: kind of scores -> "nats" or "probability"; "rank only" where not named. An influence in nats is a first-order change of
-            the loss: ``Scores.caveats`` says on which models its size is right.
+        scales: kind of scores -> "nats" or "probability"; "rank only" where not named. An influence in nats is a
+            first-order change of the loss: ``Scores.caveats`` says on which models its size is right.
         evidence: kind of scores -> a sentence for ``Scores.caveats``, where they were measured to be weak evidence.
         exempt: check of ``ic.testing`` -> why the theory does not give what it asks for.
         learned: names of the attributes that ``fit`` sets; a file can set these and no others.
