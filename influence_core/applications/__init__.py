@@ -8,24 +8,33 @@ The table of suggestions goes through a CSV file, on which a person decides: ``w
 from influence_core.applications.bootstrap import Bands, Interval
 from influence_core.applications.detection import Detection, detect
 from influence_core.applications.mended_files import Mended, mend_files, read_mended
+from influence_core.applications.mending import mend
+from influence_core.applications.mending_report import Mending
+from influence_core.applications.paired import Gain, paired
 from influence_core.applications.relabel_csv import read_csv, to_csv, write_csv
 from influence_core.applications.relabelling import apply_relabels, relabel, relabel_table
 from influence_core.applications.retraining import Retraining, retrain
 from influence_core.applications.thresholds import heavy_tailed, otsu
+from influence_core.applications.trainings import Outcome
 
 read_relabels, write_relabels = read_csv, write_csv
 
 __all__ = [
     "Bands",
     "Detection",
+    "Gain",
     "Interval",
     "Mended",
+    "Mending",
+    "Outcome",
     "Retraining",
     "apply_relabels",
     "detect",
     "heavy_tailed",
+    "mend",
     "mend_files",
     "otsu",
+    "paired",
     "read_csv",
     "read_mended",
     "read_relabels",

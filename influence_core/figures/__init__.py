@@ -6,6 +6,7 @@ Every function returns a ``plotly.graph_objects.Figure`` with a transparent back
 from influence_core.figures.confusion import confusion_matrix
 from influence_core.figures.curves import detection_curve, precision_recall, roc
 from influence_core.figures.explanation import explanation_strip
+from influence_core.figures.gains import gains
 from influence_core.figures.histogram import score_histogram
 from influence_core.figures.overlap import overlap
 from influence_core.figures.side_by_side import side_by_side
@@ -22,6 +23,7 @@ __all__ = [
     "confusion_matrix",
     "detection_curve",
     "explanation_strip",
+    "gains",
     "overlap",
     "precision_recall",
     "roc",
