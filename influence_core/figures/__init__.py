@@ -9,6 +9,7 @@ from influence_core.figures.explanation import explanation_strip
 from influence_core.figures.gains import gains
 from influence_core.figures.histogram import score_histogram
 from influence_core.figures.overlap import overlap
+from influence_core.figures.predicted import predicted_and_actual
 from influence_core.figures.side_by_side import side_by_side
 from influence_core.figures.style import FLAGGED, HARMFUL, HELPFUL, MAIN, QUIET
 from influence_core.figures.text import as_text
@@ -26,6 +27,7 @@ __all__ = [
     "gains",
     "overlap",
     "precision_recall",
+    "predicted_and_actual",
     "roc",
     "score_histogram",
     "side_by_side",
