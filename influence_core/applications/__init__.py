@@ -6,6 +6,7 @@ The table of suggestions goes through a CSV file, on which a person decides: ``w
 
 ``mend`` goes all the way in one call, from the mistakes to a mended model and what it gained. ``what_if`` predicts what
 removing, relabelling or reweighting does, and ``receipts`` keep what training showed of such predictions.
+``removal_curves`` and ``prune`` leave out more and more images, by whose order you like, and train again.
 """
 
 from influence_core.applications.bootstrap import Bands, Interval
@@ -18,6 +19,8 @@ from influence_core.applications.receipt import Receipt, receipts
 from influence_core.applications.receipt_calibration import Calibration, calibration, in_range
 from influence_core.applications.relabel_csv import read_csv, to_csv, write_csv
 from influence_core.applications.relabelling import apply_relabels, relabel, relabel_table
+from influence_core.applications.removal import prune, removal_curves
+from influence_core.applications.removal_report import Removals
 from influence_core.applications.retraining import Retraining, retrain
 from influence_core.applications.thresholds import heavy_tailed, otsu
 from influence_core.applications.trainings import Outcome
@@ -35,6 +38,7 @@ __all__ = [
     "Mending",
     "Outcome",
     "Receipt",
+    "Removals",
     "Retraining",
     "WhatIf",
     "apply_relabels",
@@ -46,12 +50,14 @@ __all__ = [
     "mend_files",
     "otsu",
     "paired",
+    "prune",
     "read_csv",
     "read_mended",
     "read_relabels",
     "receipts",
     "relabel",
     "relabel_table",
+    "removal_curves",
     "retrain",
     "to_csv",
     "what_if",

@@ -10,6 +10,7 @@ from influence_core.figures.gains import gains
 from influence_core.figures.histogram import score_histogram
 from influence_core.figures.overlap import overlap
 from influence_core.figures.predicted import predicted_and_actual
+from influence_core.figures.removal import removal
 from influence_core.figures.side_by_side import side_by_side
 from influence_core.figures.style import FLAGGED, HARMFUL, HELPFUL, MAIN, QUIET
 from influence_core.figures.text import as_text
@@ -28,6 +29,7 @@ __all__ = [
     "overlap",
     "precision_recall",
     "predicted_and_actual",
+    "removal",
     "roc",
     "score_histogram",
     "side_by_side",
