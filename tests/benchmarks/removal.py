@@ -1,9 +1,9 @@
 """Curves of removal on the digits study: the most harmful and the most valuable images by several estimators.
 
-Run ``python -m tests.benchmarks.removal``; two cores take about seven minutes. Each seed is a study of its own with 10 %
-wrong labels. Influence is summed over the validation set, which is clean and apart from the test set; estimators that
-give none go by their mislabel scores. With ``--store FOLDER`` each training is kept, and a run that was broken off goes
-on; several processes with other seeds may share one.
+Run ``python -m tests.benchmarks.removal``; two cores take about seven minutes. Each seed is a study of its own with
+10 % wrong labels. Influence is summed over the validation set, which is clean and apart from the test set; estimators
+that give none go by their mislabel scores. With ``--store FOLDER`` each training is kept, and a run that was broken off
+goes on; several processes with other seeds may share one.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def table(order: str, found: list[Removals], noise: float) -> None:
     counts = [count for count in found[0].outcomes["random"] if count]
     full = 100 * float(np.mean([one.outcomes["random"][0].accuracy for one in found]))
     typer.echo(
-        f"\nMost {order} first; {len(found)} studies with {noise:.0%} wrong labels, all images: {full:.1f} %; accuracy, "
-        "and in brackets wrong labels among the removed, per cent:\n"
+        f"\nMost {order} first; {len(found)} studies with {noise:.0%} wrong labels, all images: {full:.1f} %; "
+        "accuracy, and in brackets wrong labels among the removed, per cent:\n"
     )
     heads = [f"{count / found[0].size:.0%} removed" for count in counts]
     typer.echo(f"| order | {' | '.join(heads)} | less random, points, over all shares |\n|{'---|' * (len(heads) + 2)}")
