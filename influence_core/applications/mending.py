@@ -59,11 +59,12 @@ def mend(
         decisions: a reviewed table of ``relabel``, or the path of its CSV; without one every suggestion above the
             threshold is taken, unless it is the given label.
         threshold: take the suggestions of mislabel scores above it; Otsu's by default.
-        budget: take the suggestions for so many images, the most suspicious ones, instead.
+        budget: take the suggestions for so many images, the most suspicious ones, instead; of the harmful ones where
+            only these count.
         among: "all" training images, or only those that are "harmful" to the mistakes on balance. The test set then
             chooses images, and the gain on the same test set is too good.
-        test: ids of the mistakes to look at; all of ``study.misclassified()`` by default. Used where the estimator
-            gives influence.
+        test: ids of the mistakes to look at; all of ``study.misclassified()`` by default, and none for ``()``, which
+            saves the estimator the influence on them. Used where it gives influence.
         by: "retraining" trains the model again with every seed. "edit" changes the weights of the study's model, by the
             estimator's ``parameter_change``; the seeds are those of the random controls alone.
         controls: of "random", "checked", "same" and "clean"; by default "random", and all where the truth is known.
@@ -84,7 +85,9 @@ def mend(
     harm = None if estimator is None else _harm(study, estimator, test)
     if among == "harmful" and harm is None:
         assert estimator is not None
-        raise estimator.lacks("influence")
+        if "influence" not in estimator.gives():
+            raise estimator.lacks("influence")
+        raise InvalidInput("there is no mistake whose harmful images could be mended: take among='all', or test= ids")
     facts: dict[str, Any] = {"mistakes": len(study.misclassified()), "among": among, "by": by, "threshold": None}
     facts["estimator"] = None if estimator is None else estimator.name
     if harm is not None:
@@ -153,8 +156,10 @@ def _nothing(reviewed: bool) -> str:
 
 def _harm(study: Study, estimator: Estimator, test: Sequence[int] | Tensor | None) -> Tensor | None:
     """How much each training image harms the mistakes, all together: minus its influence on them, float64 [N]."""
+    if "influence" not in estimator.gives() or (test is not None and not len(test)):
+        return None
     wrong = study.misclassified() if test is None else checked_ids(test, len(study.test), "test")
-    if "influence" not in estimator.gives() or not len(wrong):
+    if not len(wrong):
         return None
     return -estimator.influence(wrong).values.double().sum(1)
 
@@ -169,6 +174,8 @@ def _suggested(
 ) -> tuple[Labelling, dict[str, Any]]:
     """The suggestions for the most suspicious images, of those that do harm where it is given; and where the cut is."""
     found = detect(study, scores, threshold)
+    if harm is not None and bool((harm > 0).any()):
+        found = found.within((harm > 0).nonzero().flatten())
     found = found if budget is None else found.budget(budget)
     table = relabel(study, estimator, found.threshold, scores)
     if harm is not None:

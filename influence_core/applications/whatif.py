@@ -19,7 +19,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from influence_core.applications.receipt import Action, How, Receipt
+from influence_core.applications.receipt import Action, How, Receipt, receipts
+from influence_core.applications.receipt_calibration import in_range
 from influence_core.applications.trainings import trained
 from influence_core.errors import InvalidInput, StaleResult
 from influence_core.estimators import Estimator
@@ -44,6 +45,8 @@ class WhatIf:
         mends: mistakes on the test set that would be none, ids int64. From the edited model where there is one; else
             those whose predicted loss says so for certain (cross-entropy below log 2). ``None`` where nothing says it.
         breaks: right predictions that would be mistakes, likewise (cross-entropy above log K).
+        caution: a sentence where the prediction is unlike those that receipts in its store have shown to be right;
+            ``None`` where it is like them, or there is no store.
     """
 
     study: Study = field(repr=False)
@@ -52,6 +55,7 @@ class WhatIf:
     edited: Study | None = field(repr=False)
     mends: Tensor | None
     breaks: Tensor | None
+    caution: str | None = None
 
     @property
     def predicted(self) -> Tensor:
@@ -102,7 +106,7 @@ class WhatIf:
             )
         if self.accuracy is not None:
             found.append(f"The edited model has a test accuracy of {100 * self.accuracy:.1f} %.")
-        return found
+        return found if self.caution is None else [*found, self.caution]
 
     def verify(
         self, seeds: Sequence[int] = (0, 1, 2), store: Store | None = None, retrain: str | Retrain = RECIPE
@@ -192,7 +196,8 @@ def what_if(
         how: "influence" adds up scores; for new labels the estimator is fitted once more, on the study with these.
             "edit" takes the losses of the edited model. By default influence for removals and weights, and an edit for
             new labels, where the estimator gives it.
-        store: where the prediction is kept as a receipt that ``verify`` completes.
+        store: where the prediction is kept as a receipt that ``verify`` completes, and whose receipts say whether it is
+            like those that were right.
 
     Returns:
         The prediction.
@@ -201,6 +206,13 @@ def what_if(
         InvalidInput: if ids, labels or weights make no sense, or nothing changes.
         NotSupported: if the estimator gives neither influence nor ``parameter_change``, or not the one asked for.
         StaleResult: if it was fitted on another study.
+
+    Example:
+        >>> import influence_core as ic
+        >>> study = ic.demo.digits()
+        >>> found = what_if(study, ic.estimators.LastLayer().fit(study), [3, 17])
+        >>> found.predicted.shape, found.receipt.verified
+        (torch.Size([497]), False)
     """
     arguments = _arguments(ids, action, labels, weights)
     change = data_change(study.train, study.classes, **arguments)
@@ -236,9 +248,11 @@ def what_if(
         test_ids=tuple(range(len(study.test))),
         predicted=tuple(predicted.tolist()),
     )
+    caution = None
     if store is not None:
+        caution = in_range(receipt, receipts(store))
         receipt.save(store)
-    return WhatIf(study, receipt, change, edited, *_flips(study, edited, before + predicted, scale))
+    return WhatIf(study, receipt, change, edited, *_flips(study, edited, before + predicted, scale), caution)
 
 
 def _arguments(ids: Any, action: str, labels: Any, weights: Any) -> dict[str, Any]:

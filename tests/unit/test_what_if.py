@@ -178,8 +178,12 @@ def test_verified_against_the_known_refit(study, newton, tmp_path):
     assert done.noise == (0.0,) * 12  # the minimum does not depend on the seed
     assert done.accuracy[0] == pytest.approx(study.accuracy())
     assert receipts(store) == [done]
-    what_if(study, newton, IDS, store=store)  # asked again: what was verified stays
+    again = what_if(study, newton, IDS, store=store)  # what was verified stays, and does not speak for itself
     assert receipts(store) == [done]
+    assert "has been checked by training so far" in again.caution
+    assert found.caution == again.sentences()[-1]
+    assert "size of the predicted change" in what_if(study, newton, [5, 6, 7], store=store).caution
+    assert what_if(study, newton, [5, 6, 7]).caution is None
     assert receipts(store, study="other") == receipts(store, estimator="gex") == []
     result = calibration([done, pending])
     assert result.correlation > 0.95
