@@ -20,6 +20,7 @@ from influence_core.applications.paired import Gain
 from influence_core.applications.retraining import mended_name
 from influence_core.applications.trainings import Outcome
 from influence_core.errors import InvalidInput, NotSupported, StaleResult
+from influence_core.identity import check_identified
 from influence_core.models import load_tensors, read_facts, save_tensors
 from influence_core.store.training import study_with
 from influence_core.study import Study
@@ -216,6 +217,8 @@ class Mending:
         Args:
             path: file to write.
         """
+        if self.original is not None:
+            check_identified(self.original.unidentified, "a report of mending")
         columns = {name: [_plain(cell) for cell in self.images[name]] for name in self.images}
         facts = {
             "changes": {name: list(pair) for name, pair in self.changes.items()},
@@ -247,20 +250,21 @@ class Mending:
         tensors, facts = load_tensors(path), read_facts(path, "mending")
         if facts is None or not {"labels", "keep", "right/given", "right/mended"} <= tensors.keys():
             raise InvalidInput(f"{path} holds no report of mending; write one with Mending.save")
-        images = pd.DataFrame(facts["images"])
-        if len(images):
-            images = images.astype({"score": float, "harm": float})
-        found = cls(
-            outcomes={n: Outcome(tensors[f"right/{n}"], tensors[f"losses/{n}"]) for n in facts["changes"]},
-            changes=facts["changes"],
-            seeds=facts["seeds"],
-            images=images,
-            labels=tensors["labels"],
-            keep=tensors["keep"],
-            fingerprint=facts["fingerprint"],
-            facts=facts["facts"],
-            weights={n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")},
-        )
+        try:
+            images = pd.DataFrame(facts["images"])
+            found = cls(
+                outcomes={n: Outcome(tensors[f"right/{n}"], tensors[f"losses/{n}"]) for n in facts["changes"]},
+                changes=facts["changes"],
+                seeds=facts["seeds"],
+                images=images.astype({"score": float, "harm": float}) if len(images) else images,
+                labels=tensors["labels"],
+                keep=tensors["keep"],
+                fingerprint=facts["fingerprint"],
+                facts=facts["facts"],
+                weights={n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")},
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput(f"{path} holds a report of mending that is not whole: {error!r}") from error
         return found if study is None else found.of(study)
 
     def of(self, study: Study) -> Mending:

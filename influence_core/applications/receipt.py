@@ -141,7 +141,12 @@ class Receipt:
         version = facts.pop("version", None)
         if version != _VERSION or facts.keys() != {one.name for one in dataclasses.fields(cls)}:
             raise InvalidInput(f"{path} holds no receipt of version {_VERSION}: remove it")
-        return cls(**facts)
+        try:
+            return cls(**facts)
+        except InvalidInput:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"{path} holds no receipt: {error}") from error
 
 
 def receipts(store: Store, study: str | None = None, estimator: str | None = None) -> list[Receipt]:

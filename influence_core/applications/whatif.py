@@ -25,6 +25,7 @@ from influence_core.applications.trainings import trained
 from influence_core.errors import InvalidInput, StaleResult
 from influence_core.estimators import Estimator
 from influence_core.estimators.changes import DataChange, data_change
+from influence_core.identity import check_identified
 from influence_core.losses import cross_entropy
 from influence_core.parameters import plain
 from influence_core.progress import track
@@ -250,6 +251,7 @@ def what_if(
     )
     caution = None
     if store is not None:
+        check_identified(study.unidentified, "a receipt")
         caution = in_range(receipt, receipts(store))
         receipt.save(store)
     return WhatIf(study, receipt, change, edited, *_flips(study, edited, before + predicted, scale), caution)

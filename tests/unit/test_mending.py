@@ -212,6 +212,10 @@ def test_saved_and_loaded(study, report, tmp_path):
     ic.estimators.Loss().fit(study).mislabel_scores().save(tmp_path / "s.safetensors")
     with pytest.raises(InvalidInput, match="no report of mending"):
         Mending.load(tmp_path / "s.safetensors")
+    tensors = ic.models.load_tensors(tmp_path / "m.safetensors")
+    ic.models.save_tensors(tmp_path / "bad.safetensors", tensors, {"mending": '{"images": [], "changes": {"x": 1}}'})
+    with pytest.raises(InvalidInput, match="not whole"):
+        Mending.load(tmp_path / "bad.safetensors")
 
 
 def test_table_figure_and_sentences_say_the_same(report):
