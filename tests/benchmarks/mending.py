@@ -1,6 +1,6 @@
 """The closed loop on the digits study: accuracy before and after ``ic.applications.mend``, and beside its controls.
 
-Run ``python -m tests.benchmarks.mending``; two idle cores take about six minutes. Each seed is a study of its own: split,
+Run ``python -m tests.benchmarks.mending``; two idle cores take some minutes. Each seed is a study of its own: split,
 wrong labels, weights; its model and those that are trained again share the recipe. 20 % of the labels are wrong, either
 drawn from all other classes with equal chance, or always the next class (``pairs``), so that what a wrong label says
 depends on the class. Suggestions above Otsu's threshold are taken without a review. With ``--store FOLDER`` each

@@ -1,6 +1,6 @@
 """Curves of removal on the digits study: the most harmful and the most valuable images by several estimators.
 
-Run ``python -m tests.benchmarks.removal``; two cores take about seven minutes. Each seed is a study of its own with
+Run ``python -m tests.benchmarks.removal``; two idle cores take about ten minutes. Each seed is a study of its own with
 10 % wrong labels. Influence is summed over the validation set, which is clean and apart from the test set; estimators
 that give none go by their mislabel scores. With ``--store FOLDER`` each training is kept, and a run that was broken off
 goes on; several processes with other seeds may share one.
