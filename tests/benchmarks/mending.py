@@ -37,18 +37,20 @@ def flipped(true: Tensor, share: float, seed: int) -> Tensor:
     return labels
 
 
-def study_of(kind: str, share: float, seed: int) -> ic.Study:
-    """The digits study with wrong labels of a kind."""
-    if kind == "uniform":
+def study_of(kind: str, share: float, seed: int, images: int = 1000) -> ic.Study:
+    """The digits study with wrong labels of a kind, and with the first so many of its training images."""
+    if kind == "uniform" and images == 1000:
         return ic.demo.train_digits(share, seed)
-    splits = ic.data.digits(0.0, seed)
+    splits = ic.data.digits(share if kind == "uniform" else 0.0, seed)
     assert splits.train.true_labels is not None
-    train = splits.train.with_labels(flipped(splits.train.true_labels, share, seed))
+    train = splits.train.subset(range(images))
+    if kind == "pairs":
+        train = train.with_labels(flipped(splits.train.true_labels[:images], share, seed))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ic.models.build("small_cnn", channels=1, classes=10)
     trajectory = ic.training.fit(model, train, seed=seed, **ic.demo.RECIPE)
-    name = f"Handwritten digits, {share:.0%} labels of the next class, seed {seed}"
+    name = f"{images} handwritten digits, {share:.0%} wrong labels ({kind}), seed {seed}"
     return ic.Study(model, train, splits.test, splits.validation, trajectory, name=name)
 
 
@@ -68,6 +70,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="How many studies of each kind, from seed 0.")] = 5,
     noise: Annotated[float, typer.Option(help="Share of wrong labels.")] = 0.2,
     only: Annotated[list[str] | None, typer.Option(help="Estimators; labelcontrast and fvm.")] = None,
+    images: Annotated[int, typer.Option(help="Training images, of 1000.")] = 1000,
     kind: Annotated[list[str] | None, typer.Option(help="Of wrong labels: uniform, pairs; both.")] = None,
     store: Annotated[Path | None, typer.Option(help="Folder in which trainings are kept.")] = None,
 ) -> None:
@@ -78,14 +81,17 @@ def main(
     for one in kind or KINDS:
         reports: dict[str, list[Mending]] = {name: [] for name in only or ["labelcontrast", "fvm"]}
         for seed in range(seeds):
-            study = study_of(one, noise, seed)
+            study = study_of(one, noise, seed, images)
             for name, found in reports.items():
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # what a solver has to say of its residual
                     estimator = made(name).fit(study)
                 found.append(mend(study, estimator, controls=CONTROLS, seeds=(1000 + seed,), store=kept))
             typer.echo(f"{one}, seed {seed}: done after {time.perf_counter() - begun:.0f} s", err=True)
-        typer.echo(f"\n{noise:.0%} wrong labels, {one}; {seeds} studies, mean (lowest to highest), per cent:\n")
+        typer.echo(
+            f"\n{noise:.0%} wrong labels, {one}; {seeds} studies of {images} images, mean (lowest to highest), "
+            "per cent:\n"
+        )
         typer.echo("| estimator | relabelled | of these right | before | mended | as many at random | clean labels |")
         typer.echo("|---|---|---|---|---|---|---|")
         for name, found in reports.items():

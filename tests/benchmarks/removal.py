@@ -20,6 +20,7 @@ import typer
 import influence_core as ic
 from influence_core.applications import Removals, paired, removal_curves
 from influence_core.applications.removal import values
+from tests.benchmarks.mending import study_of
 from tests.benchmarks.mislabels import made
 
 NAMES = ("gex", "fvm", "samgif", "tracin", "ekfac", "loss")
@@ -30,8 +31,8 @@ def table(order: str, found: list[Removals], noise: float) -> None:
     counts = [count for count in found[0].outcomes["random"] if count]
     full = 100 * float(np.mean([one.outcomes["random"][0].accuracy for one in found]))
     typer.echo(
-        f"\nMost {order} first; {len(found)} studies with {noise:.0%} wrong labels, all images: {full:.1f} %; "
-        "accuracy, and in brackets wrong labels among the removed, per cent:\n"
+        f"\nMost {order} first; {len(found)} studies of {found[0].size} images with {noise:.0%} wrong labels, all "
+        f"images: {full:.1f} %; accuracy, and in brackets wrong labels among the removed, per cent:\n"
     )
     heads = [f"{count / found[0].size:.0%} removed" for count in counts]
     typer.echo(f"| order | {' | '.join(heads)} | less random, points, over all shares |\n|{'---|' * (len(heads) + 2)}")
@@ -58,6 +59,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="How many studies, from the first seed.")] = 2,
     first: Annotated[int, typer.Option(help="The first seed.")] = 0,
     noise: Annotated[float, typer.Option(help="Share of wrong labels.")] = 0.1,
+    images: Annotated[int, typer.Option(help="Training images, of 1000.")] = 1000,
     share: Annotated[list[float] | None, typer.Option(help="Shares to remove; 0.02, 0.05, 0.07, 0.1, 0.25.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Estimators, such as gex; six by default.")] = None,
     store: Annotated[Path | None, typer.Option(help="Folder in which trainings are kept.")] = None,
@@ -69,7 +71,7 @@ def main(
     shares = share or [0.02, 0.05, 0.07, 0.1, 0.25]
     found: dict[str, list[Removals]] = {"harmful": [], "valuable": []}
     for seed in range(first, first + seeds):
-        study = ic.demo.train_digits(noise, seed)
+        study = study_of("uniform", noise, seed, images)
         by = {}
         for name in only or NAMES:
             with warnings.catch_warnings():
