@@ -8,15 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
+from influence_core.applications.paired import Gain
+from influence_core.applications.trainings import outcomes
 from influence_core.data import LabelledDataset
-from influence_core.errors import InvalidInput
-from influence_core.estimators.detectors.from_scratch import recipe_of
-from influence_core.models import model_outputs
-from influence_core.progress import track
+from influence_core.store import Store
 from influence_core.study import Study
-from influence_core.training import Trajectory, fit_fresh
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +27,7 @@ class Retraining:
         relabelled: training images with another label.
         excluded: training images that are left out.
         seconds: of all trainings.
+        paired: the gain with its interval, paired over test images and seeds; ``None`` where it was not measured.
     """
 
     before: Sequence[float]
@@ -40,6 +37,7 @@ class Retraining:
     relabelled: int = 0
     excluded: int = 0
     seconds: float = 0.0
+    paired: Gain | None = None
 
     @property
     def gain(self) -> float:
@@ -73,6 +71,7 @@ class Retraining:
             "before": list(self.before),
             "after": list(self.after),
             "gain": self.gain,
+            "interval": None if self.paired is None else list(self.paired.interval),
             "spread": self.spread,
             "seeds": list(self.seeds),
             "relabelled": self.relabelled,
@@ -81,17 +80,20 @@ class Retraining:
         }
 
 
-def retrain(study: Study, mended: LabelledDataset, seeds: Sequence[int] = (0, 1, 2)) -> Retraining:
+def retrain(
+    study: Study, mended: LabelledDataset, seeds: Sequence[int] = (0, 1, 2), store: Store | None = None
+) -> Retraining:
     """Train the study's model again on its labels as they were, and on mended ones, and compare on the test set.
 
     Both begin from the same new weights and take the recipe of the study's trajectory, without augmentation, which a
     recipe does not know; without a recipe SGD with learning rate 0.1, batches of 128 and 30 epochs. The test labels
-    count as they are given.
+    count as they are given. ``mend`` does this, and compares with relabelling at random and with clean labels.
 
     Args:
         study: with labels that are classes.
         mended: its training set with other labels, or fewer images.
         seeds: two trainings each.
+        store: where finished trainings are kept, so that what is broken off goes on.
 
     Returns:
         The accuracies, and the study with the mended labels.
@@ -99,28 +101,28 @@ def retrain(study: Study, mended: LabelledDataset, seeds: Sequence[int] = (0, 1,
     Raises:
         InvalidInput: if there is no seed.
     """
-    study.need_classes("retraining")
-    if not seeds:
-        raise InvalidInput("seeds is empty: two models are trained for each, so give at least one, such as (0,)")
     begun = time.perf_counter()
-    recipe = recipe_of(study)
-    accuracies: dict[str, list[float]] = {"before": [], "after": []}
-    first: tuple[torch.nn.Module, Trajectory] | None = None
-    plan = [(seed, name) for seed in seeds for name in accuracies]
-    for seed, name in track(plan, "training again on both sets of labels"):
-        data = mended if name == "after" else study.train
-        checkpoints = max(1, min(5, recipe.epochs))
-        model, trajectory = fit_fresh(study.model, data, recipe, seed=seed, loss=study.loss, checkpoints=checkpoints)
-        right = model_outputs(model, study.test).argmax(1) == study.test.labels
-        accuracies[name].append(float(right.double().mean()))
-        if name == "after" and first is None:
-            first = model, trajectory
-    assert first is not None
-    made = study.replaced(model=first[0], train=mended, trajectory=first[1], name=f"{study.name}, mended")
+    sets = {"before": lambda _: study.train, "after": lambda _: mended}
+    title = "training again on both sets of labels"
+    found, kept = outcomes(study, sets, seeds, store=store, keep=("after",), title=title)
+    made = kept["after"].study(study, mended, mended_name(study))
     excluded = len(study.train) - len(mended)
     changed = int((mended.labels != study.train.labels).sum()) if not excluded else _changed(study.train, mended)
-    seconds = time.perf_counter() - begun
-    return Retraining(accuracies["before"], accuracies["after"], list(seeds), made, changed, excluded, seconds)
+    return Retraining(
+        found["before"].accuracies,
+        found["after"].accuracies,
+        list(seeds),
+        made,
+        changed,
+        excluded,
+        time.perf_counter() - begun,
+        found["after"].gain(found["before"]),
+    )
+
+
+def mended_name(study: Study) -> str:
+    """What the study with mended labels is called."""
+    return f"{study.name}, mended"
 
 
 def _changed(before: LabelledDataset, after: LabelledDataset) -> int:

@@ -8,6 +8,7 @@ from influence_core.store.slim import slimmed
 from influence_core.store.specs import task_from_spec
 from influence_core.store.store import Progress, Store
 from influence_core.store.task import Task
+from influence_core.store.training import Trained, Training
 
 __all__ = [
     "Damage",
@@ -18,6 +19,8 @@ __all__ = [
     "Retrainings",
     "Store",
     "Task",
+    "Trained",
+    "Training",
     "beside",
     "run",
     "slimmed",

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from influence_core.errors import InvalidInput, StaleResult
-from influence_core.estimators import ParameterChange
 from influence_core.files import keep, sha256_of, temporary, writing
 from influence_core.models import load_tensors, save_tensors
 from influence_core.store.place import Place, Shard
@@ -90,10 +89,10 @@ def open_result(folder: Path, task: Task) -> Result:
     if (facts.get("key"), facts.get("study")) != (task.key, task.study.fingerprint):
         raise StaleResult(f"{folder} holds the answer to another request: remove it.")
     verify(folder, facts)
-    study, meta = task.study, {**facts["meta"], "stored": facts["key"]}
+    meta = {**facts["meta"], "stored": facts["key"]}
     if task.is_change:
         change = load_tensors(folder / CHANGE, sealed=True)
-        return ParameterChange({name: tensor.to(study.device) for name, tensor in change.items()}, meta)
+        return task.answer_tensors(change, meta)
     values = _mapped(folder / VALUES, tuple(facts["shape"]), getattr(torch, facts["dtype"]))
     return task.answer(values, torch.arange(len(values)), facts | {"meta": meta})
 

@@ -104,7 +104,7 @@ class Retrainings(Task):
             NotSupported: if the function has no name by which another process finds it.
         """
         check_identified(study.unidentified, "losses of models trained anew")
-        name = retrain if isinstance(retrain, str) else RECIPE if retrain is by_recipe else _name_of(retrain)
+        name = name_of(retrain)
         found = cls(study, kept.detach().cpu(), name, tuple(test), tuple(seeds))
         found.function()
         return found
@@ -118,19 +118,7 @@ class Retrainings(Task):
         Raises:
             InvalidInput: if there is none of that name.
         """
-        if self.retrain == RECIPE:
-            return by_recipe
-        module, _, name = self.retrain.partition(":")
-        try:
-            found: Any = importlib.import_module(module)
-            for part in name.split("."):
-                found = getattr(found, part)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise InvalidInput(
-                f"{self.retrain!r} is no function that trains ({error}): give 'recipe', or 'module:function' that can "
-                "be imported, of retrain(study, kept, seed)"
-            ) from error
-        return found
+        return function_of(self.retrain)
 
     @property
     def module(self) -> str:
@@ -222,11 +210,51 @@ class Retrainings(Task):
         return found
 
 
-def _name_of(function: Retrain) -> str:
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<")
+def name_of(retrain: str | Retrain) -> str:
+    """The name of a function that trains, by which another process finds it.
+
+    Args:
+        retrain: "recipe", a function, or its name ``module:function``.
+
+    Returns:
+        "recipe", or ``module:function``.
+
+    Raises:
+        NotSupported: if the function has no such name.
+    """
+    if isinstance(retrain, str) or retrain is by_recipe:
+        return retrain if isinstance(retrain, str) else RECIPE
+    module, name = getattr(retrain, "__module__", None), getattr(retrain, "__qualname__", "<")
     if not module or module == "__main__" or "<" in name:
         raise NotSupported(
-            f"{name if name != '<' else function!r} has no name by which another process finds it, so that its results "
+            f"{name if name != '<' else retrain!r} has no name by which another process finds it, so that its results "
             "cannot be kept: put it into a module, or train by 'recipe'"
         )
     return f"{module}:{name}"
+
+
+def function_of(retrain: str) -> Retrain:
+    """Find a function that trains by its name.
+
+    Args:
+        retrain: "recipe", or ``module:function``.
+
+    Returns:
+        The function.
+
+    Raises:
+        InvalidInput: if there is none of that name.
+    """
+    if retrain == RECIPE:
+        return by_recipe
+    module, _, name = retrain.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidInput(
+            f"{retrain!r} is no function that trains ({error}): give 'recipe', or 'module:function' that can be "
+            "imported, of retrain(study, kept, seed)"
+        ) from error
+    return found

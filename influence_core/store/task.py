@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from influence_core.estimators.answers import ParameterChange
 from influence_core.store.place import Shard
 from influence_core.study import Study
 
@@ -89,8 +90,20 @@ class Task(ABC):
 
     @property
     def is_change(self) -> bool:
-        """Whether the answer is a change of the weights, and no rows of numbers."""
+        """Whether the answer is a change of the weights, or other tensors by name, and no rows of numbers."""
         return False
+
+    def answer_tensors(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Any:
+        """Tensors as the person who asked gets them, where the answer is no rows of numbers.
+
+        Args:
+            tensors: name -> tensor, on the CPU.
+            meta: about them.
+
+        Returns:
+            The change of the weights, unless a task makes something else of them.
+        """
+        return ParameterChange({name: tensor.to(self.study.device) for name, tensor in tensors.items()}, meta)
 
     @cached_property
     def key(self) -> str:

@@ -21,8 +21,8 @@ FLOORS = (
     "study",
     "estimators",
     "store runners jobs",
-    "evaluation applications testing diagnosis",
-    "figures demo cli",
+    "evaluation applications testing diagnosis figures",
+    "demo cli",
     "influence_core",  # the public face; and above it app.py and pages/
 )
 """From the ground up. A file imports from its own floor and from those below; a new one needs a place here."""

@@ -1,0 +1,186 @@
+"""Predicted against actual: what receipts say about an estimator, and whether a new prediction is like those."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from influence_core.applications.receipt import Receipt
+from influence_core.errors import InvalidInput
+from influence_core.threads import uninterrupted
+
+Floats = NDArray[np.float64]
+
+CORRELATED = 0.5
+"""A receipt was right if prediction and outcome correlate at least so, over test images ..."""
+SLOPES = (0.5, 2.0)
+"""... and, where the prediction was in nats, the slope lies between these."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """How predictions compare with what training again showed.
+
+    Attributes:
+        points: receipt (its place), test_id, predicted, actual: a row for each test image of each receipt.
+        table: a row a receipt: estimator, action, how, images, size (root mean square of the prediction), actual_size,
+            correlation, rank_correlation, slope, same_sign and right (see ``CORRELATED`` and ``SLOPES``).
+        correlation: of all points, -1 to 1; NaN where one side does not vary.
+        rank_correlation: likewise, of ranks.
+        slope: of the least squares line of the actual changes on the predicted ones; 1 where the sizes are right.
+        intercept: likewise.
+    """
+
+    points: pd.DataFrame = field(repr=False)
+    table: pd.DataFrame = field(repr=False)
+    correlation: float
+    rank_correlation: float
+    slope: float
+    intercept: float
+
+    def figure(self) -> Any:
+        """Actual against predicted changes; see ``ic.figures.predicted_and_actual``."""
+        with uninterrupted():
+            from influence_core.figures.predicted import predicted_and_actual
+        return predicted_and_actual(self.points, self.slope, self.intercept)
+
+    def sentences(self) -> list[str]:
+        """What it shows, in plain sentences."""
+        count, right = len(self.table), int(self.table["right"].sum())
+        return [
+            f"{right} of {count} checked predictions were right; over all {len(self.points):,} changes of a test loss "
+            f"prediction and outcome correlate by {self.correlation:.2f} (ranks {self.rank_correlation:.2f}), and the "
+            f"outcome is {self.slope:.2g} times the prediction."
+        ]
+
+    def __repr__(self) -> str:
+        """Correlation and slope."""
+        return f"Calibration({len(self.table)} receipts, correlation {self.correlation:.2f}, slope {self.slope:.2g})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
+        return said + self.table.to_html(index=False, float_format="{:.3g}".format)
+
+
+def calibration(receipts: Sequence[Receipt]) -> Calibration:
+    """Compare predictions with what training again showed; those that nobody has verified are passed over.
+
+    Args:
+        receipts: of one estimator, or of several to see them together.
+
+    Returns:
+        Correlation, slope, a row for each receipt, and a figure.
+
+    Raises:
+        InvalidInput: if none is verified.
+    """
+    verified = [receipt for receipt in receipts if receipt.actual is not None]
+    if not verified:
+        raise InvalidInput(
+            f"none of the {len(receipts)} receipts is verified: call .verify(seeds, store) on what ic.applications."
+            "what_if gives"
+        )
+    points = pd.concat(
+        [
+            pd.DataFrame({"receipt": n, "test_id": r.test_ids, "predicted": r.predicted, "actual": r.actual})
+            for n, r in enumerate(verified)
+        ],
+        ignore_index=True,
+    )
+    found = _compared(points["predicted"].to_numpy(float), points["actual"].to_numpy(float))
+    return Calibration(points, pd.DataFrame([_row(receipt) for receipt in verified]), *found)
+
+
+def in_range(prediction: Any, receipts: Sequence[Receipt]) -> str | None:
+    """Warn of a prediction that is unlike those that training has shown to be right.
+
+    Those of the same estimator with the same parameters, for the same action, count; they may be about other studies.
+    A prediction is alike if as many images change, and its size (root mean square over test images) is as large, as of
+    right receipts.
+
+    Args:
+        prediction: a ``Receipt``, or what ``what_if`` gives.
+        receipts: that are there so far.
+
+    Returns:
+        A sentence; ``None`` where the prediction is in the range.
+    """
+    mine: Receipt = prediction if isinstance(prediction, Receipt) else prediction.receipt
+    what = {"remove": "removals", "relabel": "new labels", "reweight": "new weights"}[mine.action]
+    alike = [r for r in receipts if r.verified and _same(r, mine) and r.key != mine.key]
+    check = "verify it by training again, .verify(seeds, store)"
+    if not alike:
+        return f"No prediction of {mine.estimator} for {what} has been checked by training so far: {check}."
+    table = pd.DataFrame([_row(receipt) for receipt in alike])
+    right = table[table["right"]]
+    if not len(right):
+        return (
+            f"None of the {len(table)} predictions of {mine.estimator} for {what} that were checked was right: {check}."
+        )
+    for value, column, words, form in (
+        (len(mine.ids), "images", "training images change", ",.0f"),
+        (_size(mine.predicted), "size", "is the size of the predicted change", ".2g"),
+    ):
+        low, high = float(right[column].min()), float(right[column].max())
+        if not low <= value <= high:
+            return (
+                f"Here {value:{form}} {words}; predictions of {mine.estimator} for {what} have been right from "
+                f"{low:{form}} to {high:{form}} alone: {check}."
+            )
+    near = table[table["size"].between(_size(mine.predicted) / 2, _size(mine.predicted) * 2)]
+    if len(near) and near["right"].mean() < 0.5:
+        return (
+            f"Of {len(near)} predictions of {mine.estimator} for {what} of about this size, {int(near['right'].sum())} "
+            f"were right: {check}."
+        )
+    return None
+
+
+def _same(one: Receipt, other: Receipt) -> bool:
+    names = ("estimator", "parameters", "action", "how")
+    return all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+def _row(receipt: Receipt) -> dict[str, Any]:
+    predicted, actual = np.array(receipt.predicted), np.array(receipt.actual)
+    correlation, rank_correlation, slope, _ = _compared(predicted, actual)
+    right = correlation >= CORRELATED and (receipt.scale != "nats" or SLOPES[0] <= slope <= SLOPES[1])
+    return {
+        "estimator": receipt.estimator,
+        "action": receipt.action,
+        "how": receipt.how,
+        "images": len(receipt.ids),
+        "size": _size(receipt.predicted),
+        "actual_size": _size(actual),
+        "correlation": correlation,
+        "rank_correlation": rank_correlation,
+        "slope": slope,
+        "same_sign": float((np.sign(predicted) == np.sign(actual)).mean()),
+        "right": bool(right),
+    }
+
+
+def _compared(predicted: Floats, actual: Floats) -> tuple[float, float, float, float]:
+    """Correlation, rank correlation, slope and intercept; NaN where a side does not vary."""
+    from scipy.stats import rankdata
+
+    if len(predicted) < 2 or np.ptp(predicted) == 0:
+        return math.nan, math.nan, math.nan, math.nan
+    slope = float(np.cov(predicted, actual)[0, 1] / np.var(predicted, ddof=1))
+    intercept = float(actual.mean() - slope * predicted.mean())
+    if np.ptp(actual) == 0:
+        return math.nan, math.nan, slope, intercept
+    ranks = np.corrcoef(rankdata(predicted), rankdata(actual))[0, 1]
+    return float(np.corrcoef(predicted, actual)[0, 1]), float(ranks), slope, intercept
+
+
+def _size(values: Any) -> float:
+    return float(np.sqrt(np.mean(np.square(np.asarray(values, dtype=float)))))

@@ -1,0 +1,309 @@
+r"""What a change of the training set would do to every test image, before anybody trains.
+
+Two ways lead there. Influence adds up: leaving images out changes a test loss by the sum of their scores, a weight w by
+1 - w times the score, and a new label by the score with the given label less that with the new one. An edit moves the
+weights by ``parameter_change`` and looks at what the edited model says, so that a large change is not taken to be a
+straight line, and predictions are there as well. Both are judged by ``verify``, which trains with and without.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, get_args
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from influence_core.applications.receipt import Action, How, Receipt, receipts
+from influence_core.applications.receipt_calibration import in_range
+from influence_core.applications.trainings import trained
+from influence_core.errors import InvalidInput, StaleResult
+from influence_core.estimators import Estimator
+from influence_core.estimators.changes import DataChange, data_change
+from influence_core.identity import check_identified
+from influence_core.losses import cross_entropy
+from influence_core.parameters import plain
+from influence_core.progress import track
+from influence_core.store import Store
+from influence_core.store.retrainings import RECIPE, Retrain, name_of
+from influence_core.study import Study
+
+
+@dataclass(frozen=True, eq=False)
+class WhatIf:
+    """What an estimator says a change of the training set would do.
+
+    Attributes:
+        study: as it is.
+        receipt: the prediction, not verified.
+        change: of the training set.
+        edited: the study with the edited model; ``None`` where the estimator gives no ``parameter_change``.
+        mends: mistakes on the test set that would be none, ids int64. From the edited model where there is one; else
+            those whose predicted loss says so for certain (cross-entropy below log 2). ``None`` where nothing says it.
+        breaks: right predictions that would be mistakes, likewise (cross-entropy above log K).
+        caution: a sentence where the prediction is unlike those that receipts in its store have shown to be right;
+            ``None`` where it is like them, or there is no store.
+    """
+
+    study: Study = field(repr=False)
+    receipt: Receipt = field(repr=False)
+    change: DataChange = field(repr=False)
+    edited: Study | None = field(repr=False)
+    mends: Tensor | None
+    breaks: Tensor | None
+    caution: str | None = None
+
+    @property
+    def predicted(self) -> Tensor:
+        """Change of the loss of every test image, float64 [M]: above 0 where it rises."""
+        return torch.tensor(self.receipt.predicted, dtype=torch.float64)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Test accuracy of the edited model, 0 to 1; ``None`` without one, or without classes."""
+        return None if self.edited is None or self.study.classes is None else self.edited.accuracy()
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """A row for each test image, the largest fall of the loss first.
+
+        Columns: test_id, loss and predicted_change; where labels are classes right, and where something says so mends
+        and breaks.
+        """
+        columns: dict[str, Any] = {
+            "test_id": range(len(self.study.test)),
+            "loss": self.study.losses().double().tolist(),
+        }
+        columns["predicted_change"] = self.receipt.predicted
+        if self.study.classes is not None:
+            columns["right"] = (self.study.predictions() == self.study.test.labels).tolist()
+        for name, ids in (("mends", self.mends), ("breaks", self.breaks)):
+            if ids is not None:
+                mask = torch.zeros(len(self.study.test), dtype=torch.bool)
+                mask[ids] = True
+                columns[name] = mask.tolist()
+        return pd.DataFrame(columns).sort_values("predicted_change", kind="stable", ignore_index=True)
+
+    def sentences(self) -> list[str]:
+        """What is predicted, in plain sentences."""
+        done = {"remove": "Leaving out", "relabel": "Relabelling", "reweight": "Weighting anew"}[self.receipt.action]
+        said = f"{done} {len(self.receipt.ids):,} training images "
+        falls = int((self.predicted < 0).sum())
+        if self.receipt.scale == "nats":
+            said += f"changes the mean test loss by {float(self.predicted.mean()):+.3g} nats and "
+        found = [
+            said
+            + f"lowers the loss of {falls:,} of {len(self.predicted):,} test images, {self.receipt.estimator} says."
+        ]
+        if self.mends is not None and self.breaks is not None:
+            mistakes = len(self.study.misclassified())
+            found.append(
+                f"{len(self.mends):,} of {mistakes:,} mistakes would be mended, {len(self.breaks):,} made anew."
+            )
+        if self.accuracy is not None:
+            found.append(f"The edited model has a test accuracy of {100 * self.accuracy:.1f} %.")
+        return found if self.caution is None else [*found, self.caution]
+
+    def verify(
+        self, seeds: Sequence[int] = (0, 1, 2), store: Store | None = None, retrain: str | Retrain = RECIPE
+    ) -> Receipt:
+        """Train with and without the change, and write down what happened.
+
+        An image that is removed is left out, so that the mean loss is one over fewer images (see
+        ``estimators.changes``); images get other weights in every batch that they are in.
+
+        Args:
+            seeds: two trainings each, from the same new weights.
+            store: where each training is kept, and the receipt.
+            retrain: trains one model: "recipe", or ``retrain(study, kept, seed)``.
+
+        Returns:
+            The receipt.
+
+        Raises:
+            InvalidInput: if there is no seed.
+        """
+        if not len(seeds):
+            raise InvalidInput("seeds is empty: two models are trained for each, so give at least one, such as (0,)")
+        data, weights = self.study.train, None
+        if self.receipt.action == "remove":
+            keep = torch.ones(len(data), dtype=torch.bool)
+            keep[self.change.ids] = False
+            data = data.subset(keep)
+        elif self.receipt.action == "relabel":
+            labels = data.labels.clone()
+            labels[self.change.ids] = self.change.labels
+            data = data.with_labels(labels)
+        else:
+            weights = torch.ones(len(data), dtype=torch.float64)
+            weights[self.change.ids] = self.change.weights
+        changes, hits = [], []
+        for seed in track(list(seeds), "training with and without the change"):
+            options: dict[str, Any] = {"retrain": retrain, "store": store}
+            before = trained(self.study, self.study.train, int(seed), name="before", **options)
+            after = trained(self.study, data, int(seed), weights=weights, name="after", **options)
+            changes.append(after.losses - before.losses)
+            if before.right is not None and after.right is not None:
+                hits.append((float(before.right.double().mean()), float(after.right.double().mean())))
+        found = torch.stack(changes)
+        noise = None if len(seeds) < 2 else tuple((found.std(0) / math.sqrt(len(seeds))).tolist())
+        before_after = [sum(column) / len(hits) for column in zip(*hits, strict=True)]
+        receipt = replace(
+            self.receipt,
+            actual=tuple(found.mean(0).tolist()),
+            noise=noise,
+            seeds=tuple(int(seed) for seed in seeds),
+            retrain=name_of(retrain) if store is not None or isinstance(retrain, str) else repr(retrain),
+            accuracy=(before_after[0], before_after[1]) if hits else None,
+        )
+        if store is not None:
+            receipt.save(store)
+        return receipt
+
+    def __repr__(self) -> str:
+        """What is predicted."""
+        return f"WhatIf({' '.join(self.sentences())})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
+
+
+def what_if(
+    study: Study,
+    estimator: Estimator,
+    ids: int | Sequence[int] | Tensor,
+    action: Action = "remove",
+    *,
+    labels: Mapping[int, int | str] | Sequence[int | str] | Tensor | int | str | None = None,
+    weights: Mapping[int, float] | Sequence[float] | Tensor | float | None = None,
+    how: How | None = None,
+    store: Store | None = None,
+) -> WhatIf:
+    """Predict what a change of the training set does to the loss of every test image.
+
+    Args:
+        study: that the change is about.
+        estimator: fitted on it.
+        ids: the training images.
+        action: "remove" leaves them out, "relabel" gives them other labels, "reweight" other weights.
+        labels: for "relabel": one for all images, or one each in the order of ``ids``, or a dict by id.
+        weights: for "reweight": likewise, 0 or more; every image has weight 1 until now.
+        how: "influence" adds up scores; for new labels the estimator is fitted once more, on the study with these.
+            "edit" takes the losses of the edited model. By default influence for removals and weights, and an edit for
+            new labels, where the estimator gives it.
+        store: where the prediction is kept as a receipt that ``verify`` completes, and whose receipts say whether it is
+            like those that were right.
+
+    Returns:
+        The prediction.
+
+    Raises:
+        InvalidInput: if ids, labels or weights make no sense, or nothing changes.
+        NotSupported: if the estimator gives neither influence nor ``parameter_change``, or not the one asked for.
+        StaleResult: if it was fitted on another study.
+
+    Example:
+        >>> import influence_core as ic
+        >>> study = ic.demo.digits()
+        >>> found = what_if(study, ic.estimators.LastLayer().fit(study), [3, 17])
+        >>> found.predicted.shape, found.receipt.verified
+        (torch.Size([497]), False)
+    """
+    arguments = _arguments(ids, action, labels, weights)
+    change = data_change(study.train, study.classes, **arguments)
+    fitted = getattr(estimator, "study_", None)
+    if fitted is not None and fitted is not study and fitted.fingerprint != study.fingerprint:
+        raise StaleResult(f"this {estimator.title} was fitted on another study: call .fit(study) again")
+    gives = estimator.gives()
+    first, second = ("edit", "influence") if action == "relabel" else ("influence", "edit")
+    needed = {"edit": "parameter_change", "influence": "influence"}
+    how = how or (second if needed[second] in gives and needed[first] not in gives else first)  # type: ignore[assignment]
+    if how not in needed:
+        raise InvalidInput(f"how is {how!r}; choose one of {', '.join(get_args(How))}")
+    if needed[how] not in gives:
+        raise estimator.lacks(needed[how])
+    edited = study.edited(estimator.parameter_change(**arguments)) if "parameter_change" in gives else None
+    before = study.losses().double()
+    if how == "edit":
+        assert edited is not None
+        predicted, scale = edited.losses().double() - before, "nats"
+    else:
+        predicted, scale = _added_up(study, estimator, change, action)
+    receipt = Receipt(
+        study=study.fingerprint,
+        study_name=study.name,
+        estimator=estimator.name,
+        parameters=plain(estimator.get_params()),
+        action=action,
+        ids=tuple(change.ids.tolist()),
+        labels=tuple(change.labels.tolist()) if action == "relabel" else (),
+        weights=tuple(change.weights.tolist()) if action == "reweight" else (),
+        how=how,
+        scale=scale,
+        test_ids=tuple(range(len(study.test))),
+        predicted=tuple(predicted.tolist()),
+    )
+    caution = None
+    if store is not None:
+        check_identified(study.unidentified, "a receipt")
+        caution = in_range(receipt, receipts(store))
+        receipt.save(store)
+    return WhatIf(study, receipt, change, edited, *_flips(study, edited, before + predicted, scale), caution)
+
+
+def _arguments(ids: Any, action: str, labels: Any, weights: Any) -> dict[str, Any]:
+    """Of ``parameter_change``."""
+    if action not in get_args(Action):
+        raise InvalidInput(f"action is {action!r}; choose one of {', '.join(get_args(Action))}")
+    given = {"relabel": labels, "reweight": weights}
+    for name, values in given.items():
+        if (values is None) == (action == name):
+            which = {"relabel": "labels", "reweight": "weights"}[name]
+            raise InvalidInput(f"{which} go with action={name!r}: here action={action!r} and {which}={values!r}")
+    if action == "remove":
+        return {"remove": ids}
+    listed = [int(i) for i in torch.as_tensor(ids).flatten()]
+    values = given[action]
+    if isinstance(values, Mapping):
+        if set(values) != set(listed):
+            raise InvalidInput(f"there are values for {len(values)} images and {len(listed)} ids: give one for each id")
+        found = dict(values)
+    else:
+        row = values.tolist() if isinstance(values, Tensor) else values
+        row = [row] * len(listed) if isinstance(row, (int, float, str)) else list(row)
+        if len(row) != len(listed):
+            raise InvalidInput(f"there are {len(row)} values for {len(listed)} ids: give one for each, or one for all")
+        found = dict(zip(listed, row, strict=True))
+    return {"relabel" if action == "relabel" else "weight": found}
+
+
+def _added_up(study: Study, estimator: Estimator, change: DataChange, action: str) -> tuple[Tensor, str]:
+    """Change of each test loss by sums of scores, float64 [M], and their scale."""
+    scores = estimator.influence()
+    rows = scores.values[change.ids].double()
+    if action != "relabel":
+        return ((1 - change.weights)[:, None] * rows).sum(0), scores.scale
+    labels = study.train.labels.clone()
+    labels[change.ids] = change.labels
+    again = type(estimator)(**estimator.get_params()).fit(study.replaced(train=study.train.with_labels(labels)))
+    return (rows - again.influence().values[change.ids].double()).sum(0), scores.scale
+
+
+def _flips(study: Study, edited: Study | None, losses: Tensor, scale: str) -> tuple[Tensor | None, Tensor | None]:
+    """Mistakes that would be mended, and right predictions that would be mistakes."""
+    if study.classes is None:
+        return None, None
+    right = study.predictions() == study.test.labels
+    if edited is not None:
+        then = edited.predictions() == study.test.labels
+        return (then & ~right).nonzero().flatten(), (right & ~then).nonzero().flatten()
+    if study.loss is not cross_entropy or scale != "nats":
+        return None, None
+    mended, broken = losses < math.log(2), losses > math.log(study.classes)
+    return (mended & ~right).nonzero().flatten(), (broken & right).nonzero().flatten()
