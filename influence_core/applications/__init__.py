@@ -26,6 +26,7 @@ from influence_core.applications.reliability import Reliability, reliability
 from influence_core.applications.removal import prune, removal_curves
 from influence_core.applications.removal_report import Removals
 from influence_core.applications.retraining import Retraining, retrain
+from influence_core.applications.soft_labels import soft_cross_entropy, soft_labels
 from influence_core.applications.thresholds import heavy_tailed, otsu
 from influence_core.applications.trainings import Outcome
 from influence_core.applications.whatif import WhatIf, what_if
@@ -68,6 +69,8 @@ __all__ = [
     "reliability",
     "removal_curves",
     "retrain",
+    "soft_cross_entropy",
+    "soft_labels",
     "suggestions",
     "to_csv",
     "what_if",

@@ -188,6 +188,36 @@ def test_the_class_filter_narrows_numbers_and_pictures(demo: ic.Study) -> None:
     assert app.number_input(key="budget").value == 120  # the cut is one for all classes
 
 
+@pytest.mark.parametrize("name", ["calibrated", "loss"])
+def test_mislabels_says_what_a_budget_is_expected_to_find(demo: ic.Study, name: str) -> None:
+    """Of the answers that came with the demo: nothing is fitted here."""
+    scores = ic.run(demo, name, "mislabel_scores")
+    cut = ic.applications.detect(demo, scores).budget(100)
+    app = start("mislabels.py", estimator=name, flag="100")
+    assert cut.expected_precision is not None
+    assert f"{cut.expected_precision:.1%} expected to be mislabelled" in texts(app)
+    table = app.dataframe[0].value
+    for images, expected, true in table[["images", "expected", "true"]].itertuples(index=False):
+        part = cut.budget(int(images))
+        assert expected == pytest.approx(100 * float(cut.probabilities[part.flagged].mean()))
+        assert true == pytest.approx(100 * part.at(part.threshold)["precision"])
+    assert 100 in table["images"].tolist()
+    assert str(cut.reliability()) in texts(app)
+    learnt = "Learnt from clean images" if name == "calibrated" else "A guess from the scores alone"
+    assert learnt in texts(app)
+
+
+def test_relabel_shows_how_sure_a_suggestion_is_where_that_is_known(demo: ic.Study) -> None:
+    app = start("relabel.py", estimator="calibrated")
+    table = app.dataframe[0].value
+    p = ic.run(demo, "calibrated", "label_influence").values.double()
+    ids = table["index"].tolist()
+    assert table["suggestion_quality"].tolist() == pytest.approx(p[ids].max(1).values.tolist())
+    given = [float(p[i, demo.train.labels[i]]) for i in ids]
+    assert table["label_quality"].tolist() == pytest.approx(given, abs=1e-6)
+    assert "suggestion_quality" not in start("relabel.py", estimator="loss").dataframe[0].value
+
+
 def test_at_the_cut_are_the_last_flagged_and_the_first_that_are_not(demo: ic.Study) -> None:
     app = start("mislabels.py", flag="120", order="cut")
     order = detection(demo).scores.top(k=150)["train_id"].tolist()

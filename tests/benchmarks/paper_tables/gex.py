@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import influence_core as ic
+from influence_core.applications import soft_cross_entropy, soft_labels
 from influence_core.training import Checkpoint, Trajectory
 from tests.benchmarks.paper_tables.shared import (
     Case,
@@ -42,32 +43,11 @@ DETECTORS = {
 PRUNED = (0.3, 0.5, 0.7)
 
 
-def masked_labels(probabilities: Tensor, given: Tensor) -> Tensor:
-    """Equation 16: no weight on the given label, on any other k the logarithm of (1 - p_given)^(1/(K-1)) to base p_k.
-
-    Args:
-        probabilities: of the trained model, [N, K].
-        given: labels, int64 [N].
-
-    Returns:
-        [N, K]; rows do not add up to 1. Their cross-entropy with ``probabilities`` is -log(1 - p_given).
-    """
-    p = probabilities.double().clamp(1e-12, 1 - 1e-12)
-    classes = p.shape[1]
-    rest = torch.log1p(-p.gather(1, given[:, None])) / (classes - 1)
-    return (rest / p.log()).scatter(1, given[:, None], 0.0)
-
-
-def soft_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy with a weight on each label, [B]."""
-    return -(targets * outputs.log_softmax(1)).sum(1)
-
-
 def relabelled_accuracy(study: ic.Study, flagged: Tensor, seed: int) -> float:
     """Test accuracy after training again with the labels of eq. 16 where flagged, bool [N]."""
     given = study.train.labels
     targets = torch.nn.functional.one_hot(given, study.num_classes).double()
-    targets[flagged] = masked_labels(study.probabilities("train"), given)[flagged]
+    targets[flagged] = soft_labels(study.probabilities("train"), given)[flagged]
     inputs = study.train.batch(range(len(study.train)))[0]
     return accuracy_after(study, TensorDataset(inputs, targets.to(inputs)), seed, soft_cross_entropy)
 
