@@ -44,9 +44,9 @@ def table(order: str, found: list[Removals], noise: float) -> None:
             wrong = [100 * one.wrong[name][count] / count for one in found if name in one.wrong]
             cells.append(f"{accuracy:.1f}" + (f" ({np.mean(wrong):.0f})" if wrong else ""))
         differences = [
-            torch.stack([one.outcomes[name][c].right.double() - one.outcomes["random"][c].right for c in counts]).mean(
-                0
-            )
+            torch.stack(
+                [one.outcomes[name][c].right.double() - one.outcomes["random"][c].right.double() for c in counts]
+            ).mean(0)
             for one in found
         ]
         gain = paired(torch.cat(differences))
