@@ -1,6 +1,7 @@
 """Training-data attribution for image classifiers: which training images did it, and what if they are fixed?"""
 
 import importlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 from influence_core import _torchvision  # noqa: F401 - from now on ``import torchvision`` goes through
@@ -81,12 +82,15 @@ _NAMED = {
 }
 """What stands on the face of the package, and the module that it is from."""
 
+_turn = threading.RLock()
+"""Two threads that begin with different modules would each hold one that the other waits for, and Python refuses."""
+
 
 def __getattr__(name: str) -> Any:
     """All of the package is imported once it is used: who scores does not wait for Plotly, SQLite and the doctor."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with uninterrupted():
+    with _turn, uninterrupted():
         module = importlib.import_module(f"{__name__}.{_NAMED.get(name, name)}")
         return globals().setdefault(name, getattr(module, name) if name in _NAMED else module)
 

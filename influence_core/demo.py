@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from influence_core import data, models
+from influence_core.data import digits as handwritten
 from influence_core.errors import InvalidInput
+from influence_core.models import build
 from influence_core.study import Study
 from influence_core.training import fit, seeded
 
@@ -64,9 +65,9 @@ def train_digits(noise: float = 0.1, seed: int = 0) -> Study:
     """
     if not 0 <= noise <= 1:
         raise InvalidInput(f"noise is {noise}; it is the share of labels to change, so between 0 and 1 (0.1 for 10 %)")
-    splits = data.digits(noise, seed)
+    splits = handwritten(noise, seed)
     with seeded(seed, torch.device("cpu")):
-        model = models.build("small_cnn", channels=1, classes=10)
+        model = build("small_cnn", channels=1, classes=10)
     trajectory = fit(model, splits.train, seed=seed, **RECIPE)
     name = f"Handwritten digits, {noise:.0%} wrong labels"
     return Study(

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TextIO, TypeVar
 
 import typer
 
-from influence_core import demo
+from influence_core.demo import digits
 from influence_core.errors import InfluenceError, InvalidInput
 from influence_core.progress import duration, listen
 from influence_core.study import Study
@@ -102,7 +102,7 @@ def opened(path: str, trust: bool = False) -> Study:
         The study.
     """
     if path == "demo" and not Path(path).exists():
-        return demo.digits()
+        return digits()
     return Study.load(path, trust=trust)
 
 
