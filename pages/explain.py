@@ -71,21 +71,6 @@ def list_of_mistakes() -> None:
     )
 
 
-def image_box() -> None:
-    """Any test image, by its id."""
-    st.session_state["test"] = test_id
-    st.number_input(
-        "Test image",
-        0,
-        len(study.test) - 1,
-        value=None,
-        key="test",
-        on_change=lambda: selection.change(test=st.session_state["test"]),
-        placeholder="id",
-        help="The id of any test image.",
-    )
-
-
 def side_box() -> None:
     """How many training images."""
     st.session_state["k"] = picked.k
@@ -107,6 +92,18 @@ def browse(height: int, columns: int | None = None) -> None:
     panels.browser(study, shown[:MOST], test_id, height, columns)
     if len(shown) > MOST:
         st.caption(f"the first {MOST:,} of {len(shown):,}: choose a class or a square")
+
+
+def image_box() -> None:
+    """Any test image, by its id."""
+    panels.test_box(study, test_id)
+
+
+def what_if() -> None:
+    """The way on."""
+    frame.link(
+        "what-if", "What if the harmful ones were left out?", ":material/model_training:", set="harmful", test=test_id
+    )
 
 
 def python() -> None:
@@ -145,6 +142,7 @@ if together:  # the picker is a strip, so that the rows have the page
         browse(height=142)
     if test_id is not None:
         panels.tables(choice, there, test_id, picked.k)
+        what_if()
 else:
     left, right = st.columns([2, 5], gap="medium")
     with right:
@@ -167,3 +165,4 @@ else:
     if test_id is not None:
         with right:
             panels.tables(choice, there, test_id, picked.k)
+            what_if()

@@ -1,7 +1,7 @@
 """A label for every suspect image, as a table and as CSV."""
 
 import streamlit as st
-from parts import errors, frame, likely, panels, results, selection, work
+from parts import errors, frame, likely, measured, panels, results, selection, work
 from parts.studies import picture_url
 
 import influence_core as ic
@@ -64,7 +64,7 @@ with three:
         f"table = ic.applications.relabel(study, estimator, detection.threshold, scores)\n{narrowed}"
         'ic.applications.write_relabels(table, "relabel.csv")\n\n'
         "# after the review: train again on the mended labels\n"
-        'mended = ic.applications.apply_relabels(study.train, "relabel.csv")',
+        'mended = ic.applications.apply_relabels(study.train, "relabel.csv")\n' + measured.code(choice),
         "relabel",
     )
 if study.train.true_labels is not None and len(rows):
@@ -79,6 +79,7 @@ else:
 if not len(rows):
     st.info("Nothing to relabel with these filters.", icon=":material/check:")
     st.stop()
+measured.measure(choice, rows)
 
 
 def opened() -> None:

@@ -17,10 +17,17 @@ PAGES = {
     "explain": ("explain.py", "Explain", ":material/quick_reference_all:"),
     "mislabels": ("mislabels.py", "Mislabels", ":material/flag:"),
     "relabel": ("relabel.py", "Relabel", ":material/edit_note:"),
+    "what-if": ("what_if.py", "What if", ":material/model_training:"),
     JOBS: ("jobs.py", "Jobs", ":material/manufacturing:"),
 }
 """Path -> file, title and icon."""
-PURPOSE = {"": "influence", "explain": "influence", "mislabels": "mislabel_scores", "relabel": "mislabel_scores"}
+PURPOSE = {
+    "": "influence",
+    "explain": "influence",
+    "mislabels": "mislabel_scores",
+    "relabel": "mislabel_scores",
+    "what-if": "influence",
+}
 """Path of a page -> what it asks of an estimator."""
 _REFUSED = "refused_study"
 """In the session: why the path that was given last could not be opened."""
@@ -242,9 +249,10 @@ def share(choice: Choice, lines: str, key: str) -> None:
         st.code(selection.link(), language=None, wrap_lines=True)
 
 
-def link(path: str, label: str, icon: str) -> None:
-    """A link to another page, with the selection as it is."""
-    st.page_link(PAGES[path][0], label=label, icon=icon, query_params=selection.current())
+def link(path: str, label: str, icon: str, **more: object) -> None:
+    """A link to another page, with the selection as it is, and what ``more`` says of it."""
+    query = selection.current() | {key: str(value) for key, value in more.items()}
+    st.page_link(PAGES[path][0], label=label, icon=icon, query_params=query)
 
 
 def budget(choice: Choice) -> str:

@@ -420,6 +420,35 @@ def title(name: str) -> str:
     return as_text(ic.estimators.get(name).title)
 
 
+def test_box(study: ic.Study, test_id: int | None) -> None:
+    """Any test image, by its id."""
+    st.session_state["test"] = test_id
+    st.number_input(
+        "Test image",
+        0,
+        len(study.test) - 1,
+        value=None,
+        key="test",
+        on_change=lambda: selection.change(test=st.session_state["test"]),
+        placeholder="id",
+        help="The id of any test image.",
+    )
+
+
+def seeds_box(picked: selection.Selection) -> None:
+    """How many models of each kind are trained."""
+    st.session_state["seeds"] = picked.seeds
+    st.number_input(
+        "Seeds",
+        1,
+        selection.MOST_SEEDS,
+        key="seeds",
+        on_change=lambda: selection.change(seeds=st.session_state["seeds"]),
+        help="Models of each kind, from different first weights: with three or more the interval counts the luck of "
+        "training as well.",
+    )
+
+
 def tables(choice: Choice, there: Sequence[ic.Scores], test_id: int, k: int) -> None:
     """What the pictures show as tables, and how far several estimators agree."""
     if not there:

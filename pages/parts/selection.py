@@ -14,15 +14,24 @@ SIZES = {"small": 72, "medium": 96, "large": 144}
 """Width of a tile in pixels, by its name in the URL."""
 FILTERS = {"all": "all images", "flagged": "flagged", "differs": "flagged, and the suggestion differs"}
 """Rows of the relabel table: name in the URL -> words."""
+SETS = {"flagged": "suspects", "class": "class", "harmful": "harmful"}
+"""Training images that What if changes: name in the URL -> words."""
+ACTIONS = {"remove": "leave out", "relabel": "relabel"}
+"""What it does with them: name in the URL -> words."""
 MOST_ESTIMATORS = 4
 MOST_IMAGES = 20
+CHANGED = 20
+"""Images that What if changes where the URL does not say how many, if there are as many."""
+SEEDS, MOST_SEEDS = 3, 10
+"""Trainings of each kind where the URL does not say how many, and the most."""
 
 _BELOW = {
-    "run": ("class", "test", "cell", "flag", "image"),
+    "run": ("class", "test", "cell", "flag", "image", "count"),
     "class": ("test", "cell", "image"),
     "cell": ("test", "image"),
     "estimator": (),
     "test": ("image",),
+    "set": ("count",),
 }
 """Key -> what belongs to its former value, and goes with it."""
 
@@ -43,6 +52,10 @@ class Selection:
         size: of a tile, see ``SIZES``.
         image: the picture whose panel is open: "train" or "test", and its id.
         rows: of the relabel table, see ``FILTERS``.
+        set: training images that What if changes, see ``SETS``.
+        action: what it does with them, see ``ACTIONS``.
+        count: how many of them.
+        seeds: trainings of each kind.
         notes: a sentence for each part of the URL that makes no sense.
     """
 
@@ -57,6 +70,10 @@ class Selection:
     size: str = "medium"
     image: tuple[str, int] | None = None
     rows: str = "flagged"
+    set: str = "flagged"
+    action: str = "remove"
+    count: int | None = None
+    seeds: int = SEEDS
     notes: tuple[str, ...] = field(default=())
 
 
@@ -127,6 +144,10 @@ def read(params: Mapping[str, str], run: str, study: ic.Study, most_flagged: int
         size=_word(params, "tiles", SIZES, "medium", notes),
         image=_image(params, study, notes),
         rows=_word(params, "rows", FILTERS, "flagged", notes),
+        set=_word(params, "set", SETS, "flagged", notes),
+        action=_word(params, "action", ACTIONS, "remove", notes),
+        count=_number(params, "count", 1, len(study.train) - 1, "number of images to change", notes),
+        seeds=_number(params, "seeds", 1, MOST_SEEDS, "number of trainings", notes) or SEEDS,
         notes=tuple(notes),
     )
 

@@ -75,6 +75,7 @@ class Task:
         asked: when a page last wanted to know.
         note: a sentence about it for a person.
         follows: the task that makes what this one waits for.
+        patience: seconds after which it ends where no page has asked about it; ``None``: ``FORGOTTEN``.
     """
 
     key: Hashable
@@ -93,6 +94,7 @@ class Task:
     asked: float = field(default_factory=time.monotonic)
     note: str = ""
     follows: "Task | None" = None
+    patience: float | None = None
     stop: bool = False
     finished: threading.Event = field(default_factory=threading.Event)
 
@@ -170,6 +172,7 @@ def ask(
     seconds: float | None = 0.0,
     fills_in: bool = False,
     note: str = "",
+    patience: float | None = None,
 ) -> Task:
     """Start work, or find it under way or done; never waits.
 
@@ -180,6 +183,7 @@ def ask(
         seconds: expected; what is quicker is begun first.
         fills_in: whether it gives way to answers that a person waits for.
         note: a sentence about it for a person.
+        patience: seconds after which it ends where no page has asked about it.
 
     Returns:
         The task.
@@ -195,7 +199,7 @@ def ask(
                 if task.state == "waiting":
                     _enqueue(task, float(seconds or 0.0))  # whichever worker comes first takes it
             return task
-        task = _tasks[key] = Task(key, what, work, fills_in, float(seconds or 0.0), note=note)
+        task = _tasks[key] = Task(key, what, work, fills_in, float(seconds or 0.0), note=note, patience=patience)
         _enqueue(task, task.expected)
     return task
 
@@ -441,7 +445,8 @@ def _check(task: Task) -> None:
 
 
 def _unwanted(task: Task) -> bool:
-    return task.stop or _ending.is_set() or time.monotonic() - task.asked > FORGOTTEN
+    patience = FORGOTTEN if task.patience is None else task.patience
+    return task.stop or _ending.is_set() or time.monotonic() - task.asked > patience
 
 
 @atexit.register

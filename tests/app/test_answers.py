@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("patience")
 
 
 @pytest.mark.usefixtures("empty_store")
-@pytest.mark.parametrize("page", ["overview.py", "explain.py", "mislabels.py", "relabel.py"])
+@pytest.mark.parametrize("page", ["overview.py", "explain.py", "mislabels.py", "relabel.py", "what_if.py"])
 def test_with_no_estimator_named_the_best_by_evidence_are_asked(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
@@ -53,7 +53,8 @@ def test_with_no_estimator_named_the_best_by_evidence_are_asked(page: str, monke
     choice = app.session_state["choice"]
     assert (choice.explainers, choice.detectors) == (("ekfac",), ("labelcontrast",))
     influence = page in ("overview.py", "explain.py")
-    assert app.sidebar.multiselect(key="estimators").value == ["ekfac" if influence else "labelcontrast"]
+    explains = influence or page == "what_if.py"  # which asks first what it is to predict of
+    assert app.sidebar.multiselect(key="estimators").value == ["ekfac" if explains else "labelcontrast"]
     (key,) = set(asked)  # and nothing else while a person waits
     assert key[1:3] == (("ekfac", "influence") if influence else ("labelcontrast", "detection"))
     assert "estimator" not in app.query_params

@@ -15,7 +15,7 @@ from .runner import begun, start, texts
 
 from parts import studies  # type: ignore[import-not-found]  # isort: skip
 
-PAGES = ["overview.py", "explain.py", "mislabels.py", "relabel.py"]
+PAGES = ["overview.py", "explain.py", "mislabels.py", "relabel.py", "what_if.py"]
 REGRESSION, ENCODER = GENERAL[0], GENERAL[3]
 
 

@@ -17,7 +17,7 @@ import influence_core as ic
 
 ROOT = Path(__file__).parents[2]
 MAIN = ROOT / "pages" / "main.py"
-PAGES = ["overview.py", "explain.py", "mislabels.py", "relabel.py"]
+PAGES = ["overview.py", "explain.py", "mislabels.py", "relabel.py", "what_if.py"]
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_every_page_draws_with_every_estimator(page: str, estimator: str, demo: 
     app = start(page, estimator=estimator)
     assert not app.exception
     assert not app.error, texts(app)
-    explains = page in ("overview.py", "explain.py")
+    explains = page in ("overview.py", "explain.py", "what_if.py")
     what = "influence" if explains else "mislabel_scores"
     unable = [n for n in estimator.split(",") if what not in ic.estimators.get(n).gives()]
     assert bool(app.info) == bool(unable), texts(app)
@@ -133,6 +133,10 @@ def test_overview_says_three_numbers(demo: ic.Study) -> None:
         ("mislabels.py", "order", "x", "order=x makes no sense"),
         ("explain.py", "k", "999", "it is a number from 1 to 20"),
         ("relabel.py", "rows", "x", "rows=x makes no sense"),
+        ("relabel.py", "seeds", "0", "There is no number of trainings “0”: it is a number from 1 to 10."),
+        ("what_if.py", "set", "x", "set=x makes no sense: choose one of flagged, class, harmful"),
+        ("what_if.py", "action", "x", "action=x makes no sense"),
+        ("what_if.py", "count", "0", "There is no number of images to change “0”"),
         ("explain.py", "image", "train-99999", "There is no train image 99999"),
     ],
 )

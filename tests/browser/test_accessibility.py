@@ -28,6 +28,7 @@ PLACES = {
     "side by side": ("explain?estimator=lastlayer,trak&test=3", ".tile"),
     "mislabels": ("mislabels?estimator=lastlayer&flag=8", ".tile"),
     "relabel": ("relabel?estimator=lastlayer", "[data-testid=stDataFrame]"),
+    "what if": ("what-if?estimator=lastlayer&count=8", "[data-testid=stDataFrame]"),
     "jobs": ("jobs", "[data-testid=stDataFrame]"),  # of what the others stored
     "panel": ("mislabels?estimator=lastlayer&flag=8&image=train-17", "[role=dialog] [data-testid=stDataFrame]"),
 }

@@ -15,7 +15,13 @@ import influence_core as ic
 from tests.browser.conftest import Server, Watched
 
 Open = Callable[..., Watched]
-WAITS = {"": ".tile", "explain": ".tile", "mislabels": ".tile", "relabel": "[data-testid=stDataFrame]"}
+WAITS = {
+    "": ".tile",
+    "explain": ".tile",
+    "mislabels": ".tile",
+    "relabel": "[data-testid=stDataFrame]",
+    "what-if": ".tile",
+}
 
 
 def test_overview_answers_before_it_fills_in(

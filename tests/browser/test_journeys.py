@@ -506,3 +506,44 @@ def test_what_is_slow_says_so_waits_for_a_click_and_can_be_stopped(
     view.open(f"{server.url}/explain?estimator=lastlayer&test={test_id}", wait_for=".tile")
     view.shows(row("lastlayer", "harmful"), expected)
     assert [*view.problems, *other.problems] == []
+
+
+def test_from_a_mistake_to_a_verified_receipt(server: Server, watched: Open, small: ic.Study) -> None:
+    test_id = 3
+    view = watched()
+    page = view.page
+    view.open(f"{server.url}/explain?estimator=lastlayer&test={test_id}&seeds=1", wait_for=".tile")
+    view.quiet()
+    page.get_by_role("link", name="What if the harmful ones were left out?").click()
+    wait_for(page, "set", "harmful")
+    page.get_by_role("spinbutton", name="How many").fill("6")
+    page.keyboard.press("Enter")
+    wait_for(page, "count", "6")
+    estimator = ic.estimators.LastLayer().fit(small)
+    ids = estimator.influence([test_id]).harmful(test_id, 6)["train_id"].tolist()
+    view.shows("Training images that would change", ids)
+    found = ic.applications.what_if(small, estimator, ids)
+    view.quiet()
+    for label, flipped in (
+        ("Mistakes that would be mended", found.mends),
+        ("Right answers that would break", found.breaks),
+    ):
+        assert flipped is not None
+        if len(flipped):
+            assert set(view.ids(label)) == set(flipped.tolist())
+    assert page.get_by_text("has been checked by training so far").count() == 1
+    page.get_by_role("button", name="Verify").click()
+    page.get_by_role("button", name="Stop").wait_for()
+    page.reload()  # it is found under way, or through by now
+    page.get_by_text("The prediction was").wait_for(timeout=180_000)
+    view.settle()
+    (receipt,) = [r for r in ic.applications.receipts(ic.store.Store()) if r.key == found.receipt.key]
+    assert receipt.accuracy is not None
+    before, after = receipt.accuracy
+    said = f"Test accuracy goes from {before:.1%} to {after:.1%}"
+    assert page.get_by_text(said).count() == 1
+    other = watched("dark")
+    other.open(page.url, wait_for=".tile")
+    other.page.get_by_text(said).wait_for()
+    assert view.problems == []
+    assert other.problems == []

@@ -1,0 +1,200 @@
+"""What if, and Apply and measure: what the pages predict and measure is what the library does, and it is kept."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+
+import influence_core as ic
+
+from .runner import begun, gallery, linked, settled, start, surest, texts, work
+
+from parts import predicted, steps, studies  # type: ignore[import-not-found]  # isort: skip
+
+pytestmark = [pytest.mark.usefixtures("patience", "nothing_kept")]
+
+
+@pytest.fixture(scope="module")
+def small(demo: ic.Study) -> ic.Study:
+    """Training it takes a moment; all mistakes are among its test images."""
+    wrong = demo.misclassified().tolist()
+    right = [i for i in range(len(demo.test)) if i not in set(wrong)][:24]
+    return demo.replaced(
+        train=demo.train.subset(range(160)),
+        test=demo.test.subset(wrong + right),
+        validation=None,
+        trajectory=None,  # so that its recipe is a short one
+        name="small",
+    )
+
+
+@pytest.fixture
+def run(small: ic.Study) -> str:
+    studies.sources()
+    studies._sources["small"] = studies.Source(lambda: small, "study")
+    return "small"
+
+
+def fitted(study: ic.Study) -> ic.estimators.Estimator:
+    return ic.estimators.LastLayer().fit(study)
+
+
+def the_table(shown: pd.DataFrame, found: ic.applications.WhatIf) -> None:
+    made = found.table
+    columns = [column for column in shown.columns if column in made]
+    assert {"test_id", "loss", "predicted_change", "mends", "breaks"} <= set(columns)
+    pd.testing.assert_frame_equal(shown[columns], made[columns], check_dtype=False, rtol=1e-5)
+
+
+def test_the_suspects_left_out_are_what_the_library_predicts(run: str, small: ic.Study) -> None:
+    app = start("what_if.py", run=run, count="7")
+    estimator = fitted(small)
+    ids = ic.applications.detect(small, estimator.mislabel_scores()).flagged[:7].tolist()
+    found = ic.applications.what_if(small, estimator, ids)
+    assert gallery(app, "changed")["id"] == ids
+    the_table(app.dataframe[0].value, found)
+    assert set(gallery(app, "mends")["id"]) == set(found.mends.tolist())
+    assert set(gallery(app, "breaks")["id"]) == set(found.breaks.tolist())
+    shown = {metric.label: metric.value for metric in app.metric}
+    assert shown["Change of the mean test loss"] == f"{float(found.predicted.mean()):+.3g} nats"
+    assert shown["Accuracy of the edited model"] == f"{found.edited.accuracy():.1%}"
+    assert shown["Mistakes mended"] == f"{len(found.mends)}"
+    assert "No prediction of Last layer for removals has been checked" in texts(app)
+    assert not ic.applications.receipts(ic.store.Store())  # looking writes nothing down
+
+
+def test_the_most_harmful_of_a_mistake(run: str, small: ic.Study) -> None:
+    app = start("what_if.py", run=run, set="harmful", count="5")
+    test_id = surest(small, small.misclassified())
+    ids = fitted(small).influence([test_id]).harmful(test_id, 5)["train_id"].tolist()
+    assert gallery(app, "changed")["id"] == ids
+    the_table(app.dataframe[0].value, ic.applications.what_if(small, fitted(small), ids))
+    app.number_input(key="test").set_value(3).run()
+    assert app.query_params["test"] == "3"
+    other = fitted(small).influence([3]).harmful(3, 5)["train_id"].tolist()
+    assert gallery(settled(app), "changed")["id"] == other
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"set": "flagged", "count": "9"},
+        {"set": "flagged", "class": "3", "action": "relabel"},
+        {"set": "class", "class": "8", "count": "12", "action": "relabel"},
+        {"set": "harmful", "test": "2", "count": "4"},
+    ],
+)
+def test_view_link_and_code_are_one(run: str, small: ic.Study, query: dict[str, str]) -> None:
+    app = start("what_if.py", run=run, **query)
+    assert not app.exception
+    params = linked(app)
+    assert {key: params[key] for key in query} == query
+    (lines,) = [code.value for code in app.code if "what_if" in code.value]
+    made = {"study": small}
+    exec(lines.replace("study = study\n", ""), made)
+    the_table(app.dataframe[0].value, made["found"])
+    assert gallery(app, "changed")["id"] == list(made["ids"])
+
+
+def test_what_cannot_be_changed_is_told_in_a_sentence(run: str, small: ic.Study) -> None:
+    assert "Choose a class in the sidebar." in texts(start("what_if.py", run=run, set="class"))
+    label, most = int(small.train.labels[0]), int((small.train.labels == small.train.labels[0]).sum())
+    many = texts(start("what_if.py", run=run, set="class", count="150", **{"class": str(label)}))
+    assert f"There are {most} such images, not 150: here are all." in many
+    told = texts(start("what_if.py", run=run, set="class", action="relabel", **{"class": str(label)}))
+    assert "would be relabelled" in told
+
+
+def test_a_verified_receipt_is_what_training_shows_and_is_found_again(run: str, small: ic.Study) -> None:
+    app = start("what_if.py", run=run, count="7", seeds="1")
+    assert "Trains 2 models" in texts(app)
+    app.button(key="do_verify").click().run()
+    settled(app)
+    estimator = fitted(small)
+    ids = ic.applications.detect(small, estimator.mislabel_scores()).flagged[:7].tolist()
+    receipt = ic.applications.what_if(small, estimator, ids).verify(seeds=(0,))
+    shown = app.dataframe[0].value
+    by_test = dict(zip(receipt.test_ids, receipt.actual, strict=True))
+    assert shown["actual_change"].tolist() == pytest.approx([by_test[i] for i in shown["test_id"]], rel=1e-6)
+    before, after = receipt.accuracy
+    assert f"Test accuracy goes from {before:.1%} to {after:.1%}" in texts(app)
+    assert f"correlation {ic.applications.calibration([receipt]).correlation:.2f}" in texts(app)
+    (kept,) = ic.applications.receipts(ic.store.Store())
+    assert kept.verified
+    assert kept.actual == pytest.approx(receipt.actual, rel=1e-6)
+    work._kept.clear()  # as a new server has it
+    work._parts.clear()
+    again = start("what_if.py", run=run, count="7", seeds="1")
+    assert again.dataframe[0].value.equals(shown)
+    assert not [button for button in again.button if button.key == "do_verify"]
+    more = start("what_if.py", run=run, count="9", seeds="1")  # unlike what was checked
+    assert "Verify it below" in texts(more)
+    assert "What earlier predictions" in str([e.label for e in more.expander])
+
+
+def test_what_was_stopped_goes_on_from_the_finished_trainings(
+    run: str, small: ic.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from influence_core.store import training
+
+    made: list[int] = []
+    train = training.train
+
+    def counted(study, data, seed, *rest):
+        made.append(seed)
+        if len(made) == 3:
+            raise work.Stopped
+        return train(study, data, seed, *rest)
+
+    monkeypatch.setattr(training, "train", counted)
+    app = start("what_if.py", run=run, count="7", seeds="2")
+    app.button(key="do_verify").click().run()
+    settled(app)
+    assert made == [0, 0, 1]
+    assert app.button(key="do_verify").label == "Verify"
+    app.button(key="do_verify").click().run()
+    settled(app)
+    assert made == [0, 0, 1, 1, 1]  # nothing of the first seed is trained again
+    assert "Test accuracy goes from" in texts(app)
+
+
+def test_apply_and_measure_shows_the_gain_of_the_library(run: str, small: ic.Study) -> None:
+    app = start("relabel.py", run=run, rows="differs", seeds="1")
+    rows = app.dataframe[0].value
+    assert f"these **{len(rows)} suggestions**" in texts(app)
+    assert "4 trainings" in texts(app)
+    app.button(key="do_measure").click().run()
+    settled(app)
+    table = ic.applications.relabel(small, fitted(small))
+    table = table[table["is_label_issue"] & (table["given_label"] != table["suggested_label"])]
+    report = ic.applications.mend(
+        small, decisions=table.assign(decision="relabel"), controls=["random", "clean"], seeds=(0,)
+    )
+    assert f"**Gain on the test set** · {report.gain}" in texts(app)
+    assert all(sentence in texts(app) for sentence in report.sentences())
+    assert set(report.images["train_id"]) == set(rows["index"])
+
+
+def test_without_true_labels_random_ones_alone_stand_beside(small: ic.Study) -> None:
+    data = small.train
+    bare = ic.data.LabelledDataset(
+        torch.utils.data.TensorDataset(data.batch(range(len(data)))[0], data.labels), class_names=data.class_names
+    )
+    studies.sources()
+    studies._sources["bare"] = studies.Source(lambda: small.replaced(train=bare, name="bare"), "study")
+    app = start("relabel.py", run="bare", rows="differs")
+    assert not app.exception
+    assert "beside random labels: 9 trainings" in texts(app)
+
+
+def test_nothing_slow_begins_by_itself(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun_here: list[str] = []
+    start_it = steps.Step.start
+    monkeypatch.setattr(steps.Step, "start", lambda step: begun_here.append(step.what) or start_it(step))
+    start("relabel.py", run=run)
+    start("what_if.py", run=run)
+    assert begun_here == ["Last layer: prediction"]
+    monkeypatch.setattr(predicted, "at_once", lambda *_: False)
+    app = begun("what_if.py", run=run, count="3", estimator="lastlayer")
+    assert [button.label for button in app.main.button if button.key == "do_predict"] == ["Predict"]
