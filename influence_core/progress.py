@@ -174,3 +174,8 @@ def _tqdm() -> Any:
     else:
         from tqdm import tqdm
     return tqdm
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, such as "1 training" or "1,200 trainings"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

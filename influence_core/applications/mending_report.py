@@ -22,6 +22,7 @@ from influence_core.applications.trainings import Outcome
 from influence_core.errors import InvalidInput, NotSupported, StaleResult
 from influence_core.identity import check_identified
 from influence_core.models import load_tensors, read_facts, save_tensors
+from influence_core.progress import counted
 from influence_core.store.training import study_with
 from influence_core.study import Study
 from influence_core.threads import uninterrupted
@@ -150,7 +151,11 @@ class Mending:
         """What was done and what it gained, in plain sentences, with what they cannot say at the end."""
         relabelled, excluded = self.changes["mended"]
         before, after = self.outcomes["given"], self.outcomes["mended"]
-        how = f"{len(self.seeds)} trainings each" if self.facts["by"] == "retraining" else "by a change of the weights"
+        how = (
+            f"{counted(len(self.seeds), 'training')} each"
+            if self.facts["by"] == "retraining"
+            else "by a change of the weights"
+        )
         found = [self._what_led_here()] if "harmful" in self.facts else []
         found.append(
             f"{relabelled:,} training images were relabelled and {excluded:,} left out{self._right()}; test accuracy "
@@ -173,7 +178,7 @@ class Mending:
         if self.facts["by"] == "edit":
             found.append("The model was edited, not trained again: what training would gain may differ.")
         elif len(self.seeds) < 3:
-            found.append(f"{len(self.seeds)} seed(s): the interval hardly counts the luck of training.")
+            found.append(f"{counted(len(self.seeds), 'seed')}: the interval hardly counts the luck of training.")
         if self.facts["among"] == "harmful":
             found.append("The mistakes on the test set chose the images, so that the gain on the same set is too good.")
         if not self.gain.sure:

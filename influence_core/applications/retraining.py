@@ -11,6 +11,7 @@ from typing import Any
 from influence_core.applications.paired import Gain
 from influence_core.applications.trainings import outcomes
 from influence_core.data import LabelledDataset
+from influence_core.progress import counted
 from influence_core.store import Store
 from influence_core.study import Study
 
@@ -62,7 +63,7 @@ class Retraining:
         return (
             f"test accuracy {100 * before:.1f} % with the labels as they were, {100 * after:.1f} % with "
             f"{self.relabelled:,} relabelled and {self.excluded:,} left out: {100 * self.gain:+.1f} points "
-            f"({len(self.seeds)} trainings each{spread})"
+            f"({counted(len(self.seeds), 'training')} each{spread})"
         )
 
     def to_dict(self) -> dict[str, Any]:
