@@ -127,7 +127,8 @@ def outcome(receipt: ic.applications.Receipt) -> list[str]:
     if receipt.accuracy is not None:
         before, after = receipt.accuracy
         found.append(
-            f"Test accuracy goes from {before:.1%} to {after:.1%}, mean of {ic.progress.counted(len(receipt.seeds), 'training')} each."
+            f"Test accuracy goes from {before:.1%} to {after:.1%}, mean of "
+            f"{ic.progress.counted(len(receipt.seeds), 'training')} each."
         )
     if receipt.noise is None:
         found.append("One training each: nobody knows how much of it is luck.")
