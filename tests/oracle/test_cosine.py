@@ -128,14 +128,36 @@ def test_without_a_gradient_there_is_no_angle(small, name):
     assert (found[~train][:, ~test] != 0).all()
 
 
-@pytest.mark.parametrize("name", [n for n in MADE if n != "trak"])
-@pytest.mark.parametrize("method", ["self_influence", "mislabel_scores"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        (name, method)
+        for name in MADE
+        for method in ("self_influence", "mislabel_scores")
+        if name != "trak" and not (MADE[name] in (TracIn, MADE["tracin equal"]) and method == "mislabel_scores")
+    ],
+)
 def test_what_every_image_has_alike_is_refused(small, name, method):
     estimator = MADE[name](similarity="cosine").fit(small)
     with pytest.raises(NotSupported, match=r"cosine of a gradient with itself is 1.*similarity='product'") as caught:
         getattr(estimator, method)()
     assert estimator.title in str(caught.value)
     assert getattr(MADE[name]().fit(small), method)().values.std() > 0
+
+
+def test_an_image_that_pulls_against_clean_ones_is_suspicious(small):
+    estimator = TracIn(similarity="cosine").fit(small)
+    expected = torch.zeros(24, dtype=torch.float64)
+    for checkpoint, weight in zip(small.trajectory, estimator.weights_, strict=True):
+        model = small.at(checkpoint)
+        sides = (literal_gradients(model, small.loss, data) for data in (small.train, small.validation))
+        expected -= weight * cosines(*sides).mean(1)
+    assert torch.allclose(estimator.mislabel_scores().values, expected, rtol=1e-8, atol=1e-11)
+    without = small.replaced(validation=None)
+    assert TracIn(similarity="cosine").missing(without, "mislabel_scores") == ["a validation set"]
+    assert not TracIn(similarity="cosine").missing(without, "influence")
+    with pytest.raises(InvalidInput, match="no validation set"):
+        TracIn(similarity="cosine").fit(without).mislabel_scores()
 
 
 def test_the_leverage_of_unit_features_says_something(small):

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from influence_core.data import LabelledDataset
 from influence_core.estimators.base import Estimator
 from influence_core.estimators.gradient_products.checkpoints import check_last, used, weighted_checkpoints
 from influence_core.estimators.gradient_products.similarity import Similarity, cosines, refuse_cosine
@@ -36,8 +37,10 @@ class TracIn(Estimator):
         similarity: "product", or "cosine" of the angle between the two gradients at each checkpoint:
             large gradients then drown no others in the rankings, and scores say how alike two images pull, not how
             hard. An image without any gradient has 0. Of itself every image has the same cosine, so that there is no
-            self-influence. In float32 an image fitted to within 1e-6 has a gradient of rounding, whose direction then
-            counts like any other: take ``model.double()`` for a network that knows its labels by heart.
+            self-influence, and the mislabel score is minus the mean cosine with the clean validation images: large for
+            an image that pulls against them. In float32 an image fitted to within 1e-6 has a gradient of rounding,
+            whose direction then counts like any other: take ``model.double()`` for a network that knows its labels by
+            heart.
 
     Example:
         >>> import influence_core as ic
@@ -70,14 +73,9 @@ class TracIn(Estimator):
         study, chosen = self.study_, self.study_.test.subset(test_ids)
 
         def products(model: nn.Module) -> Tensor:
-            found = inner_products(model, study.loss, self._scored, chosen)
-            if self.similarity == "product":
-                return found
-            return cosines(
-                found,
-                squared_norms(model, study.loss, self._scored),
-                squared_norms(model, study.loss, chosen),
-            )
+            if self.similarity == "cosine":
+                return self._cosines(model, chosen)
+            return inner_products(model, study.loss, self._scored, chosen)
 
         return self._total(products, "TracIn: gradient products")
 
@@ -87,8 +85,19 @@ class TracIn(Estimator):
         return self._total(lambda model: squared_norms(model, study.loss, self._scored), "TracIn: gradient norms")
 
     def _mislabel_scores(self) -> Tensor:
-        refuse_cosine(self, "mislabel_scores")
-        return self._self_influence()
+        if self.similarity == "product":
+            return self._self_influence()
+        clean = self.study_.split("validation")
+        return self._total(lambda model: -self._cosines(model, clean).mean(1), "TracIn: cosines with clean images")
+
+    def _cosines(self, model: nn.Module, others: LabelledDataset) -> Tensor:
+        loss, squares = self.study_.loss, (self._scored, others)
+        found = inner_products(model, loss, self._scored, others)
+        return cosines(found, *(squared_norms(model, loss, data) for data in squares))
+
+    def _needed(self, what: str | None) -> frozenset[str]:
+        asks = self.similarity == "cosine" and what == "mislabel_scores"
+        return super()._needed(what) | ({"validation"} if asks else set())
 
     def _total(self, of: Callable[[nn.Module], Tensor], what: str) -> Tensor:
         """The weighted sum over checkpoints, of which one is held beside the sum."""
@@ -110,7 +119,9 @@ class TracIn(Estimator):
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work:
         train, count = len(study.train), len(used(study, self.last))
-        if what != "influence":
-            return count * swept(train)
         cosine = self.similarity == "cosine"
+        if what != "influence" and not cosine:
+            return count * swept(train)
+        if what == "mislabel_scores":
+            tests = len(study.split("validation"))
         return count * (1 + cosine) * (swept(tests) + swept(train, tests, parameters_of(study)))
