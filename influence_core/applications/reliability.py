@@ -65,7 +65,8 @@ def reliability(probabilities: Tensor, happened: Tensor, bins: int = 10, source:
     Example:
         >>> import influence_core as ic
         >>> import torch
-        >>> ic.applications.reliability(torch.tensor([0.1, 0.3, 0.9]), torch.tensor([False, True, True])).error
+        >>> found = ic.applications.reliability(torch.tensor([0.1, 0.3, 0.9]), torch.tensor([False, True, True]))
+        >>> round(found.error, 6)
         0.3
     """
     p, truth = probabilities.double().numpy(), happened.numpy().astype(float)

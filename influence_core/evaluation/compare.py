@@ -86,7 +86,7 @@ def compare(
         >>> import influence_core as ic
         >>> report = ic.evaluation.compare(ic.demo.digits(), ["lastlayer", "random"], test=[475], cost=False)
         >>> report
-        Comparison(2 estimators on 1 test images of 'digits': agreement, detection)
+        Comparison(2 estimators on 1 test images of 'Handwritten digits, 10% wrong labels': agreement, detection)
         >>> report.reason("random", "top_10_shared_percent")
         'Random (control) gives no influence: random numbers are a control for detection alone'
     """

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 import influence_core as ic
+from influence_core.store.run import RESULTS
 
 from .runner import (
     QUICK,
@@ -25,6 +28,8 @@ from .runner import (
 )
 
 pytestmark = pytest.mark.usefixtures("patience")
+
+Bundled = Callable[[str, str], ic.Scores]
 
 
 def test_instead_of_a_test_image_that_is_not_there_the_surest_mistake_is_shown(demo: ic.Study) -> None:
@@ -188,10 +193,23 @@ def test_the_class_filter_narrows_numbers_and_pictures(demo: ic.Study) -> None:
     assert app.number_input(key="budget").value == 120  # the cut is one for all classes
 
 
+@pytest.fixture
+def bundled(demo: ic.Study, tmp_path: Path) -> Bundled:
+    """Answers that came with the demo, whatever other tests have kept, and wherever they have saved the study."""
+    store = ic.store.Store(tmp_path / "apart", also=(ic.demo.BUNDLED / RESULTS,))
+
+    def answer(name: str, what: str) -> ic.Scores:
+        found = store.find(ic.store.Request.of(demo, name, what))
+        assert isinstance(found, ic.Scores)
+        return found
+
+    return answer
+
+
 @pytest.mark.parametrize("name", ["calibrated", "loss"])
-def test_mislabels_says_what_a_budget_is_expected_to_find(demo: ic.Study, name: str) -> None:
+def test_mislabels_says_what_a_budget_is_expected_to_find(demo: ic.Study, name: str, bundled: Bundled) -> None:
     """Of the answers that came with the demo: nothing is fitted here."""
-    scores = ic.run(demo, name, "mislabel_scores")
+    scores = bundled(name, "mislabel_scores")
     cut = ic.applications.detect(demo, scores).budget(100)
     app = start("mislabels.py", estimator=name, flag="100")
     assert cut.expected_precision is not None
@@ -207,10 +225,10 @@ def test_mislabels_says_what_a_budget_is_expected_to_find(demo: ic.Study, name: 
     assert learnt in texts(app)
 
 
-def test_relabel_shows_how_sure_a_suggestion_is_where_that_is_known(demo: ic.Study) -> None:
+def test_relabel_shows_how_sure_a_suggestion_is_where_that_is_known(demo: ic.Study, bundled: Bundled) -> None:
     app = start("relabel.py", estimator="calibrated")
     table = app.dataframe[0].value
-    p = ic.run(demo, "calibrated", "label_influence").values.double()
+    p = bundled("calibrated", "label_influence").values.double()
     ids = table["index"].tolist()
     assert table["suggestion_quality"].tolist() == pytest.approx(p[ids].max(1).values.tolist())
     given = [float(p[i, demo.train.labels[i]]) for i in ids]

@@ -248,7 +248,8 @@ def test_relabel_needs_classes(regression: ic.Study) -> None:
 def test_missing_says_the_same_beforehand(regression: ic.Study) -> None:
     missing = {name: ic.estimators.get(name).missing(regression) for name in ic.estimators.available()["name"]}
     assert {name for name, lacks in missing.items() if lacks == ["class labels"]} == {
-        "confidentlearning", "deepknn", "el2n", "fif", "forgetting", "gif", "labelcontrast", "pif", "trak",
+        "areaundermargin", "calibrated", "confidentlearning", "deepknn", "el2n", "fif", "forgetting", "gif",
+        "labelcontrast", "pif", "priormargin", "relationgraph", "trak",
     }  # fmt: skip
     assert ic.estimators.VM().missing(regression, "label_influence") == ["class labels"]
     assert ic.estimators.VM().missing(regression, "influence") == []
