@@ -8,7 +8,7 @@ removed and the model trained again, with every seed, from the same new weights 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -87,14 +87,8 @@ def removal_curves(
     """
     if order not in ("harmful", "valuable"):
         raise InvalidInput(f"order is {order!r}; choose harmful or valuable")
-    if isinstance(by, Mapping):
-        named = dict(by)
-    else:
-        named = {estimator.name: estimator for estimator in by}
-        if len(named) < len(by):
-            raise InvalidInput("two estimators have one name: give them by names of your own, {'ekfac 0.1': ...}")
     sign = 1.0 if order == "harmful" else -1.0
-    ranked = {name: (sign * _valued(study, one)).argsort(stable=True) for name, one in named.items()}
+    ranked = {name: (sign * _valued(study, one)).argsort(stable=True) for name, one in _named(by).items()}
     return _removed(study, ranked, order, shares, seeds, retrain, store)
 
 
@@ -120,13 +114,22 @@ def prune(
     Returns:
         Curves, in the form of ``removal_curves``.
     """
-    named = dict(by) if isinstance(by, Mapping) else {estimator.name: estimator for estimator in by}
     ranked = {}
-    for name, one in named.items():
+    for name, one in _named(by).items():
         if isinstance(one, Estimator):
             one = type(one)(**one.get_params()).fit(study).self_influence().values
         ranked[name] = _checked(study, one).argsort(stable=True)
     return _removed(study, ranked, "pruned", shares, seeds, retrain, store)
+
+
+def _named(by: Mapping[str, Any] | Sequence[Estimator]) -> dict[str, Any]:
+    """What orders the images, by names that are all different."""
+    if isinstance(by, Mapping):
+        return dict(by)
+    named = {estimator.name: estimator for estimator in by}
+    if len(named) < len(by):
+        raise InvalidInput("two estimators have one name: give them by names of your own, {'ekfac 0.1': ...}")
+    return named
 
 
 def _removed(

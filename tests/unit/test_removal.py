@@ -131,6 +131,8 @@ def test_refusals(study, truth):
         removal_curves(study, {"truth": truth[1:]})
     with pytest.raises(InvalidInput, match="two estimators have one name"):
         removal_curves(study, [ic.estimators.Loss(), ic.estimators.Loss()])
+    with pytest.raises(InvalidInput, match="two estimators have one name"):
+        prune(study, [ic.estimators.Loss(), ic.estimators.Loss()])
     with pytest.raises(InvalidInput, match="name 'random' is that of a control"):
         removal_curves(study, {"random": truth})
     with pytest.raises(NotSupported, match="neither influence nor mislabel"):

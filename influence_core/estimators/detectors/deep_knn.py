@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from influence_core.batches import id_batches
-from influence_core.errors import InvalidInput, NotSupported
+from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
+from influence_core.estimators.detectors.features import Layer, features_before, features_width, lacking_features
 from influence_core.estimators.work import Work
-from influence_core.models import final_linear, layer_inputs, model_outputs
+from influence_core.models import layer_inputs, model_outputs
 from influence_core.pieces import piece
 from influence_core.progress import track
 from influence_core.study import Study
@@ -65,7 +66,7 @@ class DeepKNN(Estimator):
     learned: ClassVar[tuple[str, ...]] = ("k_", "scores_", "votes_")
 
     k: int | None = None
-    layer: Literal["penultimate", "logits"] = "penultimate"
+    layer: Layer = "penultimate"
     last: int = 5
 
     def _check_parameters(self) -> None:
@@ -75,15 +76,10 @@ class DeepKNN(Estimator):
             raise InvalidInput(f"last is {self.last}; at least one checkpoint has to be looked at")
 
     def _unsuited(self, study: Study) -> list[str]:
-        fits = self.layer == "logits" or final_linear(study.model, study.train.batch([0])[0]) is not None
-        return [] if fits else ["a last layer that is linear"]
+        return lacking_features(study, self.layer)
 
     def _fit_work(self, study: Study) -> Work:
-        train, path = len(study.train), None
-        if self.layer == "penultimate":
-            path = final_linear(study.model, study.train.batch([0])[0])
-        layer = study.model.get_submodule(path) if path is not None else None
-        width = int(getattr(layer, "in_features", study.num_classes))
+        train, width = len(study.train), features_width(study, self.layer)
         models = max(1, min(self.last, len(study.trajectory or ())))
         return models * Work(forward=train, algebra=NEIGHBOUR_FACTOR * train**2 * width)
 
@@ -95,12 +91,7 @@ class DeepKNN(Estimator):
         if (self.k or 1) >= size:
             raise InvalidInput(f"k is {self.k or 1}; each of the {size} training images has {size - 1} others")
         self.k_ = self.k or min(size - 1, max(1, round(size / study.num_classes)))
-        path = None if self.layer == "logits" else final_linear(study.model, study.train.batch([0])[0])
-        if self.layer == "penultimate" and path is None:
-            raise NotSupported(
-                f"the model {type(study.model).__name__} does not end in a linear layer of its own whose output is the "
-                "logits, so there is no penultimate layer to take; layer='logits' takes any model"
-            )
+        path = features_before(study, self.layer)
         hits = torch.nn.functional.one_hot(study.train.labels, study.num_classes)
         models: Sequence[Checkpoint | None] = list(study.trajectory or ())[-self.last :] or [None]
         self.votes_ = torch.zeros(size, study.num_classes, dtype=torch.float64)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from influence_core.batches import id_batches
-from influence_core.errors import InvalidInput, NotSupported
+from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
+from influence_core.estimators.detectors.features import Layer, features_before, features_width, lacking_features
 from influence_core.estimators.detectors.from_scratch import one_hot
 from influence_core.estimators.work import Work
-from influence_core.models import final_linear, layer_inputs, model_outputs
+from influence_core.models import layer_inputs, model_outputs
 from influence_core.progress import track
 from influence_core.study import Study
 
@@ -67,7 +68,7 @@ class RelationGraph(Estimator):
     regularisation: float = 0.05
     cutoff: float = 0.03
     rounds: int = 1
-    layer: Literal["penultimate", "logits"] = "penultimate"
+    layer: Layer = "penultimate"
 
     def _check_parameters(self) -> None:
         if not 0 < self.temperature < math.inf:
@@ -81,27 +82,17 @@ class RelationGraph(Estimator):
             raise InvalidInput(f"rounds is {self.rounds}; at least 0, which takes every label for right")
 
     def _unsuited(self, study: Study) -> list[str]:
-        fits = self.layer == "logits" or final_linear(study.model, study.train.batch([0])[0]) is not None
-        return [] if fits else ["a last layer that is linear"]
+        return lacking_features(study, self.layer)
 
     def _fit_work(self, study: Study) -> Work:
-        train, path = len(study.train), None
-        if self.layer == "penultimate":
-            path = final_linear(study.model, study.train.batch([0])[0])
-        layer = study.model.get_submodule(path) if path is not None else None
-        width = int(getattr(layer, "in_features", study.num_classes)) + 2 * study.num_classes
+        train, width = len(study.train), features_width(study, self.layer) + 2 * study.num_classes
         return Work(forward=2 * train, algebra=(1 + self.rounds) * float(train) ** 2 * width)
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work:
         return Work()  # all is done in fit
 
     def _fit(self, study: Study) -> None:
-        path = None if self.layer == "logits" else final_linear(study.model, study.train.batch([0])[0])
-        if self.layer == "penultimate" and path is None:
-            raise NotSupported(
-                f"the model {type(study.model).__name__} does not end in a linear layer of its own whose output is the "
-                "logits, so there is no penultimate layer to take; layer='logits' takes any model"
-            )
+        path = features_before(study, self.layer)
         outputs = model_outputs(study.model, study.train)
         features = outputs if path is None else layer_inputs(study.model, path, study.train)
         rows = torch.nn.functional.normalize(features.flatten(1).double(), dim=1)
