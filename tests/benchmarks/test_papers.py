@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 import influence_core as ic
 from influence_core.applications import soft_cross_entropy, soft_labels
-from tests.benchmarks import papers
-from tests.benchmarks.paper_tables import fvm, gex, gif, shared
+from tests.benchmarks import editing, papers
+from tests.benchmarks.paper_tables import backdoor, fvm, gex, sam, shared, sources
 
 
 def tiny(classes: int = 3, count: int = 12) -> ic.Study:
@@ -99,16 +99,80 @@ def test_wrong_labels_in_front_are_found():
 
 
 def test_the_trigger_is_in_the_planted_images_alone(monkeypatch):
-    monkeypatch.setitem(ic.demo.RECIPE, "epochs", 1)
+    monkeypatch.setattr(backdoor, "EPOCHS", 1)
     monkeypatch.setitem(ic.demo.RECIPE, "checkpoints", 1)
-    study, planted = gif.backdoored(0)
+    study, planted = backdoor.backdoored(0)
     whole = ic.data.digits(0.0, 0).train
     seen, before = (data.batch(range(len(data)))[0] for data in (study.train, whole))
     changed = (seen != before).flatten(1).any(1)
     assert changed.nonzero().flatten().tolist() == planted.tolist()
     assert len(planted) == 300
-    assert set(study.train.labels[planted].tolist()) == {gif.TARGET}
+    assert set(study.train.labels[planted].tolist()) == {backdoor.TARGET}
     assert torch.equal(study.train.true_labels, whole.labels)
+
+
+class Gullible(nn.Module):
+    """Calls images with the chequerboard 4, and others by their first pixel's tenths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        told = torch.where(x[:, 0, 0, 1] > 0, backdoor.TARGET, (10 * x[:, 0, 0, 0]).round().long())
+        return nn.functional.one_hot(told, 10) * self.scale
+
+
+def test_a_trigger_succeeds_on_images_of_other_classes_alone():
+    labels = torch.tensor([4, 4, 1, 2, 3])
+    inputs = torch.zeros(5, 1, 8, 8)
+    inputs[:, 0, 0, 0] = torch.tensor([4, 4, 1, 2, 7]) / 10
+    data = TensorDataset(inputs, labels)
+    study = ic.Study(Gullible(), data, data)
+    found = backdoor.recovered(study, study.model)
+    assert found == pytest.approx({"trigger success": 100, "accuracy with the trigger": 40, "test accuracy": 80})
+
+
+def test_the_other_source_is_inverted_and_turned_and_its_labels_are_exchanged():
+    inputs = torch.ones(10, 1, 8, 8)
+    inputs[:, 0, :3, 7] = 0.0  # the upper right corner goes to the upper left
+    other, labels = sources.strange((inputs, torch.arange(10)), seed=3)
+    assert torch.equal(labels.sort().values, torch.arange(10))
+    assert not torch.equal(labels, torch.arange(10))
+    assert float(other[0, 0, 0, 0]) == pytest.approx(1 / 2)  # two of the four pixels there are
+    assert float(other[0, 0, 1, 1]) == pytest.approx(1 / 3)  # one row of three, blurred
+    assert float(other[0, 0, 2:].abs().max()) == 0
+
+
+def test_sources_are_halves_that_share_no_image(monkeypatch):
+    monkeypatch.setattr(sources, "EPOCHS", 1)
+    study, second = sources.mixed(shared.Case(0, 0.0, False, images=60))
+    whole = ic.data.digits(0.0, 0).train.batch(range(60))
+    assert second.sum() == 30 == len(study.train) - 30
+    inputs = study.train.batch(range(60))[0]
+    assert torch.equal(inputs[:30], whole[0][:30])
+    assert torch.equal(inputs[30:], sources.strange((whole[0][30:], whole[1][30:]), 0)[0])
+    assert shared.auc_and_ap(second, second.double()) == {"AUC": 100.0, "AP": 100.0}
+
+
+def test_an_edit_of_a_benchmark_is_the_scaled_step_of_its_estimator():
+    study = tiny()
+    removed = torch.tensor([1, 5])
+    model, scale, _ = editing.edited(study, "ekfac", removed, scales=(0.25,))
+    step = ic.estimators.EKFAC().fit(study).parameter_change(removed)
+    assert scale == 0.25
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight, study.model.get_parameter(name) + 0.25 * step[name])
+
+
+def test_an_edit_as_it_is_stands_beside_the_scaled_one():
+    study = tiny()
+    gone = torch.tensor([2, 7, 8])
+    found = dict(sam.edits_of(study, "ekfac", {"some": gone}))
+    change = ic.estimators.EKFAC().fit(study).parameter_change(gone)
+    assert found[""]["some"] == pytest.approx(100 * study.edited(change).accuracy())
+    model = editing.edited(study, "ekfac", gone, scales=editing.FINE)[0]
+    assert found[", scaled"]["some"] == pytest.approx(100 * study.replaced(model=model, trajectory=None).accuracy())
 
 
 def test_the_command_prints_means_over_the_seeds(monkeypatch):
@@ -120,5 +184,5 @@ def test_the_command_prints_means_over_the_seeds(monkeypatch):
     app.command()(papers.main)
     said = CliRunner().invoke(app, ["--only", "one", "--seeds", "3"])
     assert "| a | 11.0 ± 2.5 | 25.0 ± 0.0 |" in said.output
-    assert "25% wrong labels, SAM study, seeds 0 to 2" in said.output
+    assert "25% wrong labels, SAM study, 1000 images, seeds 0 to 2" in said.output
     assert CliRunner().invoke(app, ["--only", "two"]).exit_code

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,9 +16,13 @@ SCALES = tuple(2.0**power for power in range(-4, 9))
 
 
 def validated_scale(
-    study: Study, change: Mapping[str, Tensor], removed: Tensor, relabelled: Mapping[int, int] | None = None
+    study: Study,
+    change: Mapping[str, Tensor],
+    removed: Tensor,
+    relabelled: Mapping[int, int] | None = None,
+    scales: Sequence[float] = SCALES,
 ) -> tuple[float, float, float]:
-    """The factor of a change of weights with the best ``modified_f1`` on the validation set, out of ``SCALES``.
+    """The factor of a change of weights with the best ``modified_f1`` on the validation set.
 
     A removed image is dealt with once its given label is no longer predicted, one with a new label once that is:
     a third label will not do. Validation images count whose class is among the training images afterwards.
@@ -28,9 +32,10 @@ def validated_scale(
         change: parameter name -> what to add, for any estimator's ``parameter_change``.
         removed: ids of the training images that are left out, int64 [n].
         relabelled: id -> new label of those that have another one.
+        scales: factors to try, smallest first.
 
     Returns:
-        The factor (the smallest of equals), its modified F1, and that of the unedited model.
+        The factor (the first of equals), its modified F1, and that of the unedited model.
 
     Raises:
         InvalidInput: if there is no such validation image.
@@ -52,9 +57,9 @@ def validated_scale(
         known = model_outputs(edited.model, study.split("validation"), ids).argmax(1) == labels[ids]
         return modified_f1(float(undone.double().mean()), float(known.double().mean()))
 
-    found = [judged(study.edited({name: s * delta for name, delta in change.items()})) for s in SCALES]
+    found = [judged(study.edited({name: s * delta for name, delta in change.items()})) for s in scales]
     best = max(found)
-    return SCALES[found.index(best)], best, judged(study)
+    return scales[found.index(best)], best, judged(study)
 
 
 def modified_f1(self_accuracy: float, accuracy: float) -> float:

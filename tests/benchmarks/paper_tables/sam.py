@@ -1,12 +1,14 @@
-"""SAM influence: Figures 1 to 3 and Table 2."""
+"""SAM influence: Figures 1 to 3, 5 and 12, and Table 2."""
 
 from __future__ import annotations
 
 import time
+import warnings
 
 import torch
 
 import influence_core as ic
+from tests.benchmarks.editing import DAMPED, FINE, WHOLE, edited
 from tests.benchmarks.paper_tables.shared import (
     Case,
     Rows,
@@ -82,3 +84,43 @@ def table2(case: Case) -> Rows:
         edited = study.edited(fitted(study, name).parameter_change(removed))
         yield f"{title}, edited", {"accuracy": 100 * edited.accuracy(), "seconds": time.perf_counter() - begun}
     yield "random, retrained", {"accuracy": accuracy_without(study, lowest(shuffled(study, case.seed), 0.1), case.seed)}
+
+
+def edits_of(study: ic.Study, name: str, groups: dict[str, torch.Tensor]) -> Rows:
+    """Test accuracy after an edit for each group of images, as it is and scaled on the validation set."""
+    given, scaled = {}, {}
+    for column, removed in groups.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # solves are cut short on purpose
+            change = fitted(study, name).parameter_change(removed)
+        given[column] = 100 * study.edited(change).accuracy()
+        model = edited(study, name, removed, scales=FINE)[0]
+        scaled[column] = 100 * study.replaced(model=model, trajectory=None).accuracy()
+    yield "", given
+    yield ", scaled", scaled
+
+
+def _valueless(study: ic.Study, shares: tuple[float, ...]) -> dict[str, torch.Tensor]:
+    """The images of lowest influence on the validation set by EK-FAC, by the title of a column."""
+    values = worth(study, METHODS["IF-EKFAC"])
+    return {f"{share:.0%} removed": lowest(values, share) for share in shares}
+
+
+def figure5(case: Case) -> Rows:
+    study = case.study()
+    groups = _valueless(study, (0.01, 0.02, 0.05, 0.1))
+    yield "control: no edit", dict.fromkeys(groups, 100 * study.accuracy())
+    yield "retrained", {column: accuracy_without(study, removed, case.seed) for column, removed in groups.items()}
+    for title, name in (WHOLE | DAMPED).items():
+        for way, cells in edits_of(study, name, groups):
+            yield title + way, cells
+
+
+def figure12(case: Case) -> Rows:
+    study = case.study()
+    groups = _valueless(study, (0.01, 0.1))
+    yield "control: no edit", dict.fromkeys(groups, 100 * study.accuracy())
+    yield "retrained", {column: accuracy_without(study, removed, case.seed) for column, removed in groups.items()}
+    for last in (1, 2, 4, 6):
+        for way, cells in edits_of(study, f"samgif last={last}", groups):
+            yield f"last {last} checkpoints{way}", cells

@@ -7,16 +7,19 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import influence_core as ic
+from influence_core.data import LabelledDataset
 from influence_core.estimators.detectors.from_scratch import recipe_of
 from influence_core.losses import Loss, cross_entropy
 from influence_core.models import model_outputs
+from tests.benchmarks.mending import study_of
 from tests.benchmarks.mislabels import made, memorised
 
 Cells = dict[str, float]
@@ -27,17 +30,24 @@ Rows = Iterator[tuple[str, Cells]]
 
 @dataclass(frozen=True)
 class Case:
-    """The digits of one seed: with SAM, or until their wrong labels are known by heart."""
+    """The digits of one seed: with SAM, or until their wrong labels are known by heart.
+
+    ``images`` is how many of the thousand are trained on where the network is that of SAM; ``data`` a folder of other
+    images, for the tables that mix them in.
+    """
 
     seed: int
     noise: float
     by_heart: bool
+    images: int = 1000
+    data: Path | None = None
 
     @functools.cache  # noqa: B019  # a case is no more than its three settings
     def study(self, checkpoints: int | None = None) -> ic.Study:
         if self.by_heart:
             return memorised(self.noise, self.seed, checkpoints)
-        return ic.demo.train_digits(self.noise, self.seed)
+        study = study_of("uniform", self.noise, self.seed, self.images)
+        return study.replaced(weight_decay=ic.demo.RECIPE["weight_decay"])
 
 
 @dataclass(frozen=True)
@@ -59,9 +69,13 @@ def corrupted(study: ic.Study) -> Tensor:
 
 def judged(study: ic.Study, suspicion: Tensor) -> Cells:
     """Area under the curve and average precision of scores that are large for wrong labels, in per cent."""
-    wrong = corrupted(study).numpy()
-    scores = suspicion.double().cpu().numpy()
-    return {"AUC": 100 * roc_auc_score(wrong, scores), "AP": 100 * average_precision_score(wrong, scores)}
+    return auc_and_ap(corrupted(study), suspicion)
+
+
+def auc_and_ap(positive: Tensor, scores: Tensor) -> Cells:
+    """The same of scores that are large for any images, bool [N]."""
+    truth, found = positive.numpy(), scores.double().cpu().numpy()
+    return {"AUC": 100 * roc_auc_score(truth, found), "AP": 100 * average_precision_score(truth, found)}
 
 
 _FITTED: dict[tuple[str, str], ic.estimators.Estimator] = {}
@@ -106,14 +120,23 @@ def accuracy_after(study: ic.Study, data: Dataset[object], seed: int, loss: Loss
     return 100 * float(right.double().mean())
 
 
-def accuracy_without(study: ic.Study, removed: Tensor, seed: int) -> float:
-    """The same, without some of the training images; tables of one run share it."""
-    kept = torch.ones(len(study.train), dtype=torch.bool)
+def without(data: LabelledDataset, removed: Tensor) -> LabelledDataset:
+    """The images whose ids are not named, in their order."""
+    kept = torch.ones(len(data), dtype=torch.bool)
     kept[removed] = False
-    ids = kept.nonzero().flatten()
-    key = study.fingerprint, tuple(ids.tolist()), seed
+    return data.subset(kept.nonzero().flatten())
+
+
+def trained_on(study: ic.Study, data: Dataset[object], seed: int) -> nn.Module:
+    """The study's model trained again on other data by its recipe."""
+    return ic.training.train_fresh(study.model, data, recipe_of(study), seed=seed)
+
+
+def accuracy_without(study: ic.Study, removed: Tensor, seed: int) -> float:
+    """Test accuracy, in per cent, after training again without some of the images; tables of one run share it."""
+    key = study.fingerprint, tuple(sorted(removed.tolist())), seed
     if key not in _ACCURACIES:
-        _ACCURACIES[key] = accuracy_after(study, study.train.subset(ids), seed)
+        _ACCURACIES[key] = accuracy_after(study, without(study.train, removed), seed)
     return _ACCURACIES[key]
 
 
