@@ -31,17 +31,10 @@ Row = tuple[float, float, float, float, float]
 FINE = tuple(2.0**power for power in range(-16, 9))
 """Scales down to 1/65536: where hundreds of labels change, a step that is right for one image is far too long."""
 
-WHOLE = {
-    "ekfac": "ekfac",
-    "conjugategradient": "conjugategradient",
-    "samhif": "samhif max_iterations=10",
-    "samgif": "samgif",
-}
-"""Edits of all weights: title -> estimator. The solve of SAMHIF is cut short; it takes two products for each."""
+WHOLE = {name: name for name in ("ekfac", "conjugategradient max_iterations=40", "samhif max_iterations=10", "samgif")}
+"""Edits of all weights: title -> estimator. Solves are cut short; a step of SAMHIF's takes two products."""
 
-DAMPED = {
-    name: name for name in ("ekfac damping=10", "conjugategradient damping=10", "samhif max_iterations=10 damping=10")
-}
+DAMPED = {f"{name} damping=10": f"{name} damping=10" for name in WHOLE if name != "samgif"}
 """The same with a hundred times the damping, whose edits are shorter."""
 
 

@@ -8,7 +8,8 @@ import warnings
 import torch
 
 import influence_core as ic
-from tests.benchmarks.editing import DAMPED, FINE, WHOLE, edited
+from influence_core.estimators.edits.scale import validated_scale
+from tests.benchmarks.editing import DAMPED, FINE, WHOLE
 from tests.benchmarks.paper_tables.shared import (
     Case,
     Rows,
@@ -94,8 +95,9 @@ def edits_of(study: ic.Study, name: str, groups: dict[str, torch.Tensor]) -> Row
             warnings.simplefilter("ignore")  # solves are cut short on purpose
             change = fitted(study, name).parameter_change(removed)
         given[column] = 100 * study.edited(change).accuracy()
-        model = edited(study, name, removed, scales=FINE)[0]
-        scaled[column] = 100 * study.replaced(model=model, trajectory=None).accuracy()
+        factor = validated_scale(study, change, removed, scales=FINE)[0]
+        shorter = study.edited({part: factor * delta for part, delta in change.items()})
+        scaled[column] = 100 * shorter.accuracy()
     yield "", given
     yield ", scaled", scaled
 
