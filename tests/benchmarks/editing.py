@@ -35,7 +35,7 @@ WHOLE = {name: name for name in ("ekfac", "conjugategradient max_iterations=40",
 """Edits of all weights: title -> estimator. Solves are cut short; a step of SAMHIF's takes two products."""
 
 DAMPED = {f"{name} damping=10": f"{name} damping=10" for name in WHOLE if name != "samgif"}
-"""The same with a hundred times the damping, whose edits are shorter."""
+"""The same with far more damping, whose edits are shorter."""
 
 
 def edits(ratios: Iterable[float], iterations: int, settings: str = "") -> dict[str, str]:
