@@ -109,9 +109,8 @@ four.metric(
     help=f"{title} edits no weights." if found.accuracy is None else f"Now {study.accuracy():.1%}.",
 )
 if receipt is None:
-    caution = ic.applications.in_range(found, predicted.earlier(name))
-    if caution is not None:
-        st.warning(f"{as_text(predicted.said(caution, name))} Verify it below.", icon=":material/help:")
+    for caution in predicted.cautions(found):
+        st.warning(as_text(caution), icon=":material/help:")
 left, other = st.columns(2, gap="medium")
 with left:
     flips(found.mends, "mends", "Mistakes that would be mended", "None.")
@@ -153,7 +152,7 @@ st.dataframe(
 )
 if len(found.table) > MOST:
     st.caption(f"the first {MOST:,} of {len(found.table):,}; found.table has all")
-st.caption(f"**How far to trust it** · {as_text(predicted.trust(found))}")
+st.caption(f"**How far to trust it** · {as_text(' '.join([predicted.trust(found), *found.caveats]))}")
 earlier = [r for r in predicted.earlier(name) if r.verified]
 if earlier:
     with st.expander(f"What earlier predictions of {title} were worth", icon=":material/receipt_long:"):

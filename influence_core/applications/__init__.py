@@ -29,6 +29,7 @@ from influence_core.applications.retraining import Retraining, retrain
 from influence_core.applications.soft_labels import soft_cross_entropy, soft_labels
 from influence_core.applications.thresholds import heavy_tailed, otsu
 from influence_core.applications.trainings import Outcome
+from influence_core.applications.trusted_step import trusted_step
 from influence_core.applications.whatif import WhatIf, what_if
 
 read_relabels, write_relabels = read_csv, write_csv
@@ -73,6 +74,7 @@ __all__ = [
     "soft_labels",
     "suggestions",
     "to_csv",
+    "trusted_step",
     "what_if",
     "write_csv",
     "write_relabels",

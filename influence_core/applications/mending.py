@@ -17,9 +17,10 @@ from influence_core.applications.labelling import Labelling
 from influence_core.applications.mending_report import ARMS, Mending
 from influence_core.applications.relabelling import decided, relabel
 from influence_core.applications.trainings import Outcome, outcomes
+from influence_core.applications.trusted_step import edited_as_far
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators import Estimator
-from influence_core.estimators.changes import checked_ids
+from influence_core.estimators.changes import checked_ids, data_change
 from influence_core.progress import track
 from influence_core.scores import Scores
 from influence_core.store import Store
@@ -65,8 +66,9 @@ def mend(
             chooses images, and the gain on the same test set is too good.
         test: ids of the mistakes to look at; all of ``study.misclassified()`` by default, and none for ``()``, which
             saves the estimator the influence on them. Used where it gives influence.
-        by: "retraining" trains the model again with every seed. "edit" changes the weights of the study's model, by the
-            estimator's ``parameter_change``; the seeds are those of the random controls alone.
+        by: "retraining" trains the model again with every seed. "edit" changes the weights of the study's model, by as
+            much of the estimator's ``parameter_change`` as ``trusted_step`` finds good; the seeds are those of the
+            random controls alone.
         controls: of "random", "checked", "same" and "clean"; by default "random", and all where the truth is known.
         seeds: one model each for the given labels, the mended ones and every control.
         retrain: trains one model: "recipe", or ``retrain(study, kept, seed)``.
@@ -247,7 +249,8 @@ def _edit(study: Study, estimator: Estimator, labelling: Labelling) -> Study:
     new = dict(zip(ids.tolist(), labelling.labels[ids].tolist(), strict=True))
     if not new and bool(labelling.keep.all()):
         return study
-    return study.edited(estimator.parameter_change(remove=labelling.excluded(), relabel=new))
+    asked: dict[str, Any] = {"remove": labelling.excluded(), "relabel": new}
+    return edited_as_far(study, estimator, data_change(study.train, study.classes, **asked), **asked)[0]
 
 
 def _images(study: Study, mended: Labelling, scores: Any, harm: Tensor | None) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from influence_core.applications.receipt import Receipt
 from influence_core.errors import InvalidInput
+from influence_core.estimators.registry import title_of
 from influence_core.threads import uninterrupted
 
 Floats = NDArray[np.float64]
@@ -111,20 +112,19 @@ def in_range(prediction: Any, receipts: Sequence[Receipt]) -> str | None:
         receipts: that are there so far.
 
     Returns:
-        A sentence; ``None`` where the prediction is in the range.
+        A sentence; ``None`` where the prediction is in the range. ``WhatIf.verify`` trains with and without it.
     """
     mine: Receipt = prediction if isinstance(prediction, Receipt) else prediction.receipt
     what = {"remove": "removals", "relabel": "new labels", "reweight": "new weights"}[mine.action]
     alike = [r for r in receipts if r.verified and _same(r, mine) and r.key != mine.key]
-    check = "verify it by training again, .verify(seeds, store)"
+    check = "train with and without the change before you rely on it"
+    title = title_of(mine.estimator)
     if not alike:
-        return f"No prediction of {mine.estimator} for {what} has been checked by training so far: {check}."
+        return f"No prediction of {title} for {what} has been checked by training so far: {check}."
     table = pd.DataFrame([_row(receipt) for receipt in alike])
     right = table[table["right"]]
     if not len(right):
-        return (
-            f"None of the {len(table)} predictions of {mine.estimator} for {what} that were checked was right: {check}."
-        )
+        return f"None of the {len(table)} predictions of {title} for {what} that were checked was right: {check}."
     for value, column, words, form in (
         (len(mine.ids), "images", "training images change", ",.0f"),
         (_size(mine.predicted), "size", "is the size of the predicted change", ".2g"),
@@ -132,13 +132,13 @@ def in_range(prediction: Any, receipts: Sequence[Receipt]) -> str | None:
         low, high = float(right[column].min()), float(right[column].max())
         if not low <= value <= high:
             return (
-                f"Here {value:{form}} {words}; predictions of {mine.estimator} for {what} have been right from "
+                f"Here {value:{form}} {words}; predictions of {title} for {what} have been right from "
                 f"{low:{form}} to {high:{form}} alone: {check}."
             )
     near = table[table["size"].between(_size(mine.predicted) / 2, _size(mine.predicted) * 2)]
     if len(near) and near["right"].mean() < 0.5:
         return (
-            f"Of {len(near)} predictions of {mine.estimator} for {what} of about this size, {int(near['right'].sum())} "
+            f"Of {len(near)} predictions of {title} for {what} of about this size, {int(near['right'].sum())} "
             f"were right: {check}."
         )
     return None

@@ -3,7 +3,8 @@ r"""What a change of the training set would do to every test image, before anybo
 Two ways lead there. Influence adds up: leaving images out changes a test loss by the sum of their scores, a weight w by
 1 - w times the score, and a new label by the score with the given label less that with the new one. An edit moves the
 weights by ``parameter_change`` and looks at what the edited model says, so that a large change is not taken to be a
-straight line, and predictions are there as well. Both are judged by ``verify``, which trains with and without.
+straight line, and predictions are there as well. Both go only as far as the training loss is what the estimator takes
+it for (``trusted_step``), and are judged by ``verify``, which trains with and without.
 """
 
 from __future__ import annotations
@@ -19,16 +20,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from influence_core.applications.predicted_change import added_up, as_arguments, flips
 from influence_core.applications.receipt import Action, How, Receipt, receipts
 from influence_core.applications.receipt_calibration import in_range
 from influence_core.applications.trainings import trained
+from influence_core.applications.trusted_step import edited_as_far
 from influence_core.errors import InvalidInput, StaleResult
 from influence_core.estimators import Estimator
 from influence_core.estimators.changes import DataChange, data_change
+from influence_core.estimators.registry import title_of
 from influence_core.identity import check_identified
 from influence_core.losses import cross_entropy
 from influence_core.parameters import plain
 from influence_core.progress import track
+from influence_core.scores import Scores
 from influence_core.store import Store
 from influence_core.store.retrainings import RECIPE, Retrain, name_of
 from influence_core.study import Study
@@ -48,6 +53,10 @@ class WhatIf:
         breaks: right predictions that would be mistakes, likewise (cross-entropy above log K).
         caution: a sentence where the prediction is unlike those that receipts in its store have shown to be right;
             ``None`` where it is like them, or there is no store.
+        step: the share of the estimator's edit that is made, and that sums of scores are multiplied by; see
+            ``trusted_step``. ``None`` where the estimator gives no edit to measure it by; 0 where the loss does not
+            fall along the edit at all: the prediction is then one of order alone, and there is no edited study.
+        caveats: what is to be known of the estimator's scores, sentences.
     """
 
     study: Study = field(repr=False)
@@ -57,6 +66,8 @@ class WhatIf:
     mends: Tensor | None
     breaks: Tensor | None
     caution: str | None = None
+    step: float | None = None
+    caveats: tuple[str, ...] = ()
 
     @property
     def predicted(self) -> Tensor:
@@ -96,10 +107,9 @@ class WhatIf:
         falls = int((self.predicted < 0).sum())
         if self.receipt.scale == "nats":
             said += f"changes the mean test loss by {float(self.predicted.mean()):+.3g} nats and "
-        found = [
-            said
-            + f"lowers the loss of {falls:,} of {len(self.predicted):,} test images, {self.receipt.estimator} says."
-        ]
+        title = title_of(self.receipt.estimator)
+        said += f"lowers the loss of {falls:,} of {len(self.predicted):,} test images, {title} says."
+        found = [said]
         if self.mends is not None and self.breaks is not None:
             mistakes = len(self.study.misclassified())
             found.append(
@@ -107,6 +117,27 @@ class WhatIf:
             )
         if self.accuracy is not None:
             found.append(f"The edited model has a test accuracy of {100 * self.accuracy:.1f} %.")
+        return [*found, *self.warnings()]
+
+    def warnings(self) -> list[str]:
+        """What to know before acting on it, in plain sentences; none where nothing speaks against it."""
+        found, title = [], title_of(self.receipt.estimator)
+        if self.step == 0:
+            found.append(
+                f"The training loss does not fall along the edit of {title}, so that only the order of its numbers is "
+                "shown, and no edited model."
+            )
+        elif self.step is not None and self.step < 1:
+            found.append(
+                f"The training loss is what {title} takes it for along {_share(self.step)} of its edit alone: the "
+                "prediction and the edited model go so far."
+            )
+        lost, left = float(self.predicted.mean()), float(self.study.losses().double().mean())
+        if self.receipt.scale == "nats" and self.study.loss is cross_entropy and -lost > left:
+            found.append(
+                f"It predicts a fall of the mean test loss by {-lost:.3g} nats, and {left:.3g} is all there is: its "
+                "size is wrong."
+            )
         return found if self.caution is None else [*found, self.caution]
 
     def verify(
@@ -183,6 +214,7 @@ def what_if(
     labels: Mapping[int, int | str] | Sequence[int | str] | Tensor | int | str | None = None,
     weights: Mapping[int, float] | Sequence[float] | Tensor | float | None = None,
     how: How | None = None,
+    scores: Scores | None = None,
     store: Store | None = None,
 ) -> WhatIf:
     """Predict what a change of the training set does to the loss of every test image.
@@ -197,6 +229,7 @@ def what_if(
         how: "influence" adds up scores; for new labels the estimator is fitted once more, on the study with these.
             "edit" takes the losses of the edited model. By default influence for removals and weights, and an edit for
             new labels, where the estimator gives it.
+        scores: the estimator's influence on all test images, where it is there already.
         store: where the prediction is kept as a receipt that ``verify`` completes, and whose receipts say whether it is
             like those that were right.
 
@@ -215,7 +248,7 @@ def what_if(
         >>> found.predicted.shape, found.receipt.verified
         (torch.Size([497]), False)
     """
-    arguments = _arguments(ids, action, labels, weights)
+    arguments = as_arguments(ids, action, labels, weights)
     change = data_change(study.train, study.classes, **arguments)
     fitted = getattr(estimator, "study_", None)
     if fitted is not None and fitted is not study and fitted.fingerprint != study.fingerprint:
@@ -228,13 +261,17 @@ def what_if(
         raise InvalidInput(f"how is {how!r}; choose one of {', '.join(get_args(How))}")
     if needed[how] not in gives:
         raise estimator.lacks(needed[how])
-    edited = study.edited(estimator.parameter_change(**arguments)) if "parameter_change" in gives else None
-    before = study.losses().double()
-    if how == "edit":
-        assert edited is not None
-        predicted, scale = edited.losses().double() - before, "nats"
+    edited, step = None, None
+    if "parameter_change" in gives:
+        edited, step = edited_as_far(study, estimator, change, **arguments)
+    caveats: tuple[str, ...] = ()
+    if how == "edit" and edited is not None:
+        predicted, scale = edited.losses().double() - study.losses().double(), "nats" if step else "rank only"
     else:
-        predicted, scale = _added_up(study, estimator, change, action)
+        predicted, found = added_up(study, estimator, change, scores)
+        scale, caveats = found.scale, tuple(found.caveats())
+        if step is not None:
+            predicted, scale = (step or 1.0) * predicted, scale if step else "rank only"
     receipt = Receipt(
         study=study.fingerprint,
         study_name=study.name,
@@ -254,56 +291,10 @@ def what_if(
         check_identified(study.unidentified, "a receipt")
         caution = in_range(receipt, receipts(store))
         receipt.save(store)
-    return WhatIf(study, receipt, change, edited, *_flips(study, edited, before + predicted, scale), caution)
+    edited = edited if step else None
+    changed = flips(study, edited, study.losses().double() + predicted, scale)
+    return WhatIf(study, receipt, change, edited, *changed, caution, step, caveats)
 
 
-def _arguments(ids: Any, action: str, labels: Any, weights: Any) -> dict[str, Any]:
-    """Of ``parameter_change``."""
-    if action not in get_args(Action):
-        raise InvalidInput(f"action is {action!r}; choose one of {', '.join(get_args(Action))}")
-    given = {"relabel": labels, "reweight": weights}
-    for name, values in given.items():
-        if (values is None) == (action == name):
-            which = {"relabel": "labels", "reweight": "weights"}[name]
-            raise InvalidInput(f"{which} go with action={name!r}: here action={action!r} and {which}={values!r}")
-    if action == "remove":
-        return {"remove": ids}
-    listed = [int(i) for i in torch.as_tensor(ids).flatten()]
-    values = given[action]
-    if isinstance(values, Mapping):
-        if set(values) != set(listed):
-            raise InvalidInput(f"there are values for {len(values)} images and {len(listed)} ids: give one for each id")
-        found = dict(values)
-    else:
-        row = values.tolist() if isinstance(values, Tensor) else values
-        row = [row] * len(listed) if isinstance(row, (int, float, str)) else list(row)
-        if len(row) != len(listed):
-            raise InvalidInput(f"there are {len(row)} values for {len(listed)} ids: give one for each, or one for all")
-        found = dict(zip(listed, row, strict=True))
-    return {"relabel" if action == "relabel" else "weight": found}
-
-
-def _added_up(study: Study, estimator: Estimator, change: DataChange, action: str) -> tuple[Tensor, str]:
-    """Change of each test loss by sums of scores, float64 [M], and their scale."""
-    scores = estimator.influence()
-    rows = scores.values[change.ids].double()
-    if action != "relabel":
-        return ((1 - change.weights)[:, None] * rows).sum(0), scores.scale
-    labels = study.train.labels.clone()
-    labels[change.ids] = change.labels
-    again = type(estimator)(**estimator.get_params()).fit(study.replaced(train=study.train.with_labels(labels)))
-    return (rows - again.influence().values[change.ids].double()).sum(0), scores.scale
-
-
-def _flips(study: Study, edited: Study | None, losses: Tensor, scale: str) -> tuple[Tensor | None, Tensor | None]:
-    """Mistakes that would be mended, and right predictions that would be mistakes."""
-    if study.classes is None:
-        return None, None
-    right = study.predictions() == study.test.labels
-    if edited is not None:
-        then = edited.predictions() == study.test.labels
-        return (then & ~right).nonzero().flatten(), (right & ~then).nonzero().flatten()
-    if study.loss is not cross_entropy or scale != "nats":
-        return None, None
-    mended, broken = losses < math.log(2), losses > math.log(study.classes)
-    return (mended & ~right).nonzero().flatten(), (broken & right).nonzero().flatten()
+def _share(step: float) -> str:
+    return f"1/{round(1 / step):,}"

@@ -50,6 +50,18 @@ def get(name: str, **parameters: Any) -> Estimator:
     return cls(**parameters)
 
 
+def title_of(name: str) -> str:
+    """What an estimator is called for a person; its name, where there is none of that name here.
+
+    Args:
+        name: such as "fvm".
+
+    Returns:
+        The title.
+    """
+    return {cls.name: cls.title for cls in all_estimators()}.get(name, name)
+
+
 def available() -> pd.DataFrame:
     """What there is: name, paper, group, what it is good for, what it needs, what it gives, and its cost."""
     rows = [

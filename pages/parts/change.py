@@ -132,6 +132,7 @@ def share(choice: frame.Choice, change: Change) -> None:
         choice,
         f"{change.code}\nfound = ic.applications.what_if(study, estimator, ids{action})\n"
         "table = found.table  # a row for each test image\n"
+        "found.warnings()  # what speaks against acting on it\n"
         "store = ic.store.Store()\n"
         "caution = ic.applications.in_range(found, ic.applications.receipts(store))\n\n"
         f"# train with and without the change, {2 * len(seeds)} models, and write down what happened:\n"

@@ -29,9 +29,12 @@ def prediction(choice: frame.Choice, change: Change) -> tuple[Step, ic.estimator
 
     def make() -> ic.applications.WhatIf:
         fitted = _fitted(study, name)
-        return ic.applications.what_if(
-            study, fitted, list(change.ids), "remove" if labels is None else "relabel", labels=labels
-        )
+        asked = "remove" if labels is None else "relabel"
+        scores = None
+        if labels is None or "parameter_change" not in fitted.gives():  # else the edited model says it
+            words = f"{title}: influence on all test images"
+            scores = work.once((study.fingerprint, name, "influence on all"), fitted.influence, words)
+        return ic.applications.what_if(study, fitted, list(change.ids), asked, labels=labels, scores=scores)
 
     return Step(key, f"{title}: prediction", make, None if expected is None else expected.seconds), expected
 
@@ -139,10 +142,10 @@ def outcome(receipt: ic.applications.Receipt) -> list[str]:
     return found
 
 
-def said(caution: str, name: str) -> str:
-    """What ``in_range`` warns of, with the estimator's title, and without the call that a notebook would make."""
-    words = caution.split(": verify it by training again")[0].removesuffix(".")
-    return words.replace(f" of {name} ", f" of {ic.estimators.get(name).title} ", 1) + "."
+def cautions(found: ic.applications.WhatIf) -> list[str]:
+    """What speaks against acting on a prediction before it is verified, sentences."""
+    caution = ic.applications.in_range(found, earlier(found.receipt.estimator))
+    return [*found.warnings(), *([] if caution is None else [caution])]
 
 
 def earlier(name: str) -> list[ic.applications.Receipt]:
@@ -156,8 +159,8 @@ def trust(found: ic.applications.WhatIf) -> str:
         "The scores of the images are added up, as if each changed little and none of the others: the more images, the "
         "less that holds."
         if found.receipt.how == "influence"
-        else "The weights are moved by one step and the losses of that edited model are looked at: a step that is too "
-        "large spoils it."
+        else "The weights are moved by one step, as far as the loss of the changed training set falls, and the losses "
+        "of that edited model are looked at."
     )
     if found.receipt.scale != "nats":
         said += " The numbers have no unit: their order counts, not their size."

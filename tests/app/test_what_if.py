@@ -129,7 +129,7 @@ def test_a_verified_receipt_is_what_training_shows_and_is_found_again(run: str, 
     assert again.dataframe[0].value.equals(shown)
     assert not [button for button in again.button if button.key == "do_verify"]
     more = start("what_if.py", run=run, count="9", seeds="1")  # unlike what was checked
-    assert "Verify it below" in texts(more)
+    assert "before you rely on it" in texts(more)
     assert "What earlier predictions" in str([e.label for e in more.expander])
 
 

@@ -14,6 +14,7 @@ import influence_core as ic
 from influence_core.applications import Mending, mend, paired, relabel, retrain
 from influence_core.applications.labelling import Labelling
 from influence_core.errors import InvalidInput, NotSupported, StaleResult
+from influence_core.estimators.changes import data_change
 from influence_core.testing import problems
 from influence_core.training import fit_fresh
 from tests.helpers import states_equal
@@ -132,7 +133,10 @@ def test_a_model_that_is_edited(study, loss):
     table = reviewed(study, loss, exclude=(2,))
     found = mend(study, ekfac, table, by="edit", seeds=(0, 1), controls=("random",))
     new = {i: int(study.train.true_labels[i]) for i in study.train.corrupted.nonzero().flatten().tolist() if i != 2}
-    edited = study.edited(ekfac.parameter_change(remove=[2], relabel=new))
+    whole = ekfac.parameter_change(remove=[2], relabel=new)
+    step = ic.applications.trusted_step(study, whole, data_change(study.train, 3, remove=[2], relabel=new))
+    edited = study.edited({name: step * delta for name, delta in whole.items()})
+    assert edited.losses().mean() < study.edited(whole).losses().mean()  # the whole edit of this network leads astray
     assert torch.equal(found.outcomes["mended"].losses[1], edited.losses().double())
     assert torch.equal(found.outcomes["given"].losses[0], study.losses().double())
     assert states_equal(found.study.model, edited.model)

@@ -1,0 +1,118 @@
+"""The parts of a prediction: what is asked for, sums of scores, and answers that would be others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from influence_core.applications.receipt import Action
+from influence_core.errors import InvalidInput
+from influence_core.estimators import Estimator
+from influence_core.estimators.changes import DataChange
+from influence_core.losses import cross_entropy
+from influence_core.scores import Scores
+from influence_core.study import Study
+
+
+def as_arguments(ids: Any, action: str, labels: Any, weights: Any) -> dict[str, Any]:
+    """What ``what_if`` was given, as arguments of ``parameter_change``.
+
+    Args:
+        ids: of training images.
+        action: "remove", "relabel" or "reweight".
+        labels: for "relabel".
+        weights: for "reweight".
+
+    Returns:
+        ``remove``, ``relabel`` or ``weight``.
+
+    Raises:
+        InvalidInput: if they do not go together.
+    """
+    if action not in get_args(Action):
+        raise InvalidInput(f"action is {action!r}; choose one of {', '.join(get_args(Action))}")
+    given = {"relabel": labels, "reweight": weights}
+    for name, values in given.items():
+        if (values is None) == (action == name):
+            which = {"relabel": "labels", "reweight": "weights"}[name]
+            raise InvalidInput(f"{which} go with action={name!r}: here action={action!r} and {which}={values!r}")
+    if action == "remove":
+        return {"remove": ids}
+    listed = [int(i) for i in torch.as_tensor(ids).flatten()]
+    values = given[action]
+    if isinstance(values, Mapping):
+        if set(values) != set(listed):
+            raise InvalidInput(f"there are values for {len(values)} images and {len(listed)} ids: give one for each id")
+        found = dict(values)
+    else:
+        row = values.tolist() if isinstance(values, Tensor) else values
+        row = [row] * len(listed) if isinstance(row, (int, float, str)) else list(row)
+        if len(row) != len(listed):
+            raise InvalidInput(f"there are {len(row)} values for {len(listed)} ids: give one for each, or one for all")
+        found = dict(zip(listed, row, strict=True))
+    return {"relabel" if action == "relabel" else "weight": found}
+
+
+def added_up(
+    study: Study, estimator: Estimator, change: DataChange, scores: Scores | None = None
+) -> tuple[Tensor, Scores]:
+    """Change of each test loss by sums of scores.
+
+    Args:
+        study: that the estimator is fitted on.
+        estimator: fitted; for new labels it is fitted once more, on the study with these.
+        change: of the training set.
+        scores: the influence on all test images, where it is there already.
+
+    Returns:
+        The change, float64 [M], and the scores.
+
+    Raises:
+        InvalidInput: if the scores are those of another estimator or study, or not of all images.
+    """
+    if scores is None:
+        scores = estimator.influence()
+    elif (
+        scores.meta.get("estimator") != estimator.name
+        or scores.meta.get("fingerprint") not in (None, study.fingerprint)
+        or tuple(scores.values.shape) != (len(study.train), len(study.test))
+    ):
+        raise InvalidInput(
+            f"scores are of {scores.meta.get('estimator')} {tuple(scores.values.shape)}; expected the influence of "
+            f"this {estimator.title} on all test images, estimator.influence()"
+        )
+    rows = scores.values[change.ids].double()
+    if not bool(change.relabelled.any()):
+        return ((1 - change.weights)[:, None] * rows).sum(0), scores
+    labels = study.train.labels.clone()
+    labels[change.ids] = change.labels
+    again = type(estimator)(**estimator.get_params()).fit(study.replaced(train=study.train.with_labels(labels)))
+    return (rows - again.influence().values[change.ids].double()).sum(0), scores
+
+
+def flips(study: Study, edited: Study | None, losses: Tensor, scale: str) -> tuple[Tensor | None, Tensor | None]:
+    """Mistakes that would be mended, and right predictions that would be mistakes.
+
+    Args:
+        study: as it is.
+        edited: with the edited model, or ``None``.
+        losses: predicted ones of the test images, float64 [M].
+        scale: of the prediction.
+
+    Returns:
+        Ids of both, int64; ``None`` where nothing says it.
+    """
+    if study.classes is None:
+        return None, None
+    right = study.predictions() == study.test.labels
+    if edited is not None:
+        then = edited.predictions() == study.test.labels
+        return (then & ~right).nonzero().flatten(), (right & ~then).nonzero().flatten()
+    if study.loss is not cross_entropy or scale != "nats":
+        return None, None
+    mended, broken = losses < math.log(2), losses > math.log(study.classes)
+    return (mended & ~right).nonzero().flatten(), (broken & right).nonzero().flatten()
