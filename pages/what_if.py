@@ -109,8 +109,9 @@ four.metric(
     help=f"{title} edits no weights." if found.accuracy is None else f"Now {study.accuracy():.1%}.",
 )
 if receipt is None:
-    for caution in predicted.cautions(found):
-        st.warning(as_text(caution), icon=":material/help:")
+    cautions = predicted.cautions(found)
+    if cautions:
+        st.warning("\n\n".join(as_text(caution) for caution in cautions), icon=":material/help:")
 left, other = st.columns(2, gap="medium")
 with left:
     flips(found.mends, "mends", "Mistakes that would be mended", "None.")

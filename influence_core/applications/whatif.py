@@ -117,7 +117,18 @@ class WhatIf:
             )
         if self.accuracy is not None:
             found.append(f"The edited model has a test accuracy of {100 * self.accuracy:.1f} %.")
-        return [*found, *self.warnings()]
+        return [*found, *([] if self.reach is None else [self.reach]), *self.warnings()]
+
+    @property
+    def reach(self) -> str | None:
+        """How far along the estimator's edit the prediction goes, a sentence; ``None`` where that is all the way."""
+        if not self.step or self.step == 1:
+            return None
+        title = title_of(self.receipt.estimator)
+        return (
+            f"The training loss is what {title} takes it for along 1/{round(1 / self.step):,} of its edit alone: the "
+            "prediction and the edited model go so far."
+        )
 
     def warnings(self) -> list[str]:
         """What to know before acting on it, in plain sentences; none where nothing speaks against it."""
@@ -126,11 +137,6 @@ class WhatIf:
             found.append(
                 f"The training loss does not fall along the edit of {title}, so that only the order of its numbers is "
                 "shown, and no edited model."
-            )
-        elif self.step is not None and self.step < 1:
-            found.append(
-                f"The training loss is what {title} takes it for along {_share(self.step)} of its edit alone: the "
-                "prediction and the edited model go so far."
             )
         lost, left = float(self.predicted.mean()), float(self.study.losses().double().mean())
         if self.receipt.scale == "nats" and self.study.loss is cross_entropy and -lost > left:
@@ -294,7 +300,3 @@ def what_if(
     edited = edited if step else None
     changed = flips(study, edited, study.losses().double() + predicted, scale)
     return WhatIf(study, receipt, change, edited, *changed, caution, step, caveats)
-
-
-def _share(step: float) -> str:
-    return f"1/{round(1 / step):,}"

@@ -162,6 +162,8 @@ def trust(found: ic.applications.WhatIf) -> str:
         else "The weights are moved by one step, as far as the loss of the changed training set falls, and the losses "
         "of that edited model are looked at."
     )
+    if found.reach is not None:
+        said += f" {found.reach}"
     if found.receipt.scale != "nats":
         said += " The numbers have no unit: their order counts, not their size."
     if found.mends is not None and found.edited is None:
