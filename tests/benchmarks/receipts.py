@@ -73,7 +73,7 @@ def main(
     """Predict, train, and print a row for every receipt and every estimator."""
     torch.set_num_threads(1)
     begun, study = time.perf_counter(), study_of("uniform", noise, seed, images)
-    found: list[tuple[str, Receipt]] = []
+    found: list[tuple[str, float | None, Receipt]] = []
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a solver has to say of its residual
         kept = ic.store.Store(folder if store is None else store)
@@ -82,28 +82,32 @@ def main(
             scores = estimator.influence()
             for words, asked in changes(study, seed):
                 prediction = what_if(study, estimator, scores=scores, **asked)
-                found.append((words, prediction.verify(range(trainings), kept)))
+                found.append((words, prediction.step, prediction.verify(range(trainings), kept)))
                 typer.echo(f"{name}, {words}: {time.perf_counter() - begun:.0f} s", err=True)
-    every = [receipt for _, receipt in found]
+    every = [receipt for _, _, receipt in found]
     rows = calibration(every).table
-    typer.echo("| change | estimator | predicted, nats | trained again | correlation | slope | right | warned |")
-    typer.echo("|---|---|---|---|---|---|---|---|")
+    typer.echo("| change | estimator | step | predicted, nats | trained again | correlation | slope | right | warned |")
+    typer.echo("|---|---|---|---|---|---|---|---|---|")
     agreed = []
-    for number, (words, receipt) in enumerate(found):
+    for number, (words, step, receipt) in enumerate(found):
         row, warned = rows.iloc[number], in_range(receipt, every[:number] + every[number + 1 :]) is not None
         agreed.append(warned != bool(row["right"]))
         assert receipt.actual is not None
         means = [sum(side) / len(side) for side in (receipt.predicted, receipt.actual)]
-        typer.echo(
-            f"| {words} | {receipt.estimator} | {means[0]:+.4f} | {means[1]:+.4f} | {row['correlation']:.2f} | "
-            f"{row['slope']:.2f} | {'yes' if row['right'] else 'no'} | {'yes' if warned else 'no'} |"
-        )
+        cells = [words, receipt.estimator, _share(step), *(f"{mean:+.4f}" for mean in means)]
+        cells += [f"{row['correlation']:.2f}", f"{row['slope']:.2f}"]
+        cells += ["yes" if said else "no" for said in (row["right"], warned)]
+        typer.echo(f"| {' | '.join(cells)} |")
     typer.echo("")
     for name in only or NAMES:
         typer.echo(f"{name}: {calibration([r for r in every if r.estimator == name]).sentences()[0]}\n")
     typer.echo(f"The warning of range is right for {sum(agreed)} of {len(agreed)} receipts.")
     if figure is not None:
         calibration(every).figure().write_html(figure, include_plotlyjs="cdn")
+
+
+def _share(step: float | None) -> str:
+    return "" if step is None else "1" if step == 1 else "0" if not step else f"1/{round(1 / step)}"
 
 
 if __name__ == "__main__":
