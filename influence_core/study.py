@@ -24,10 +24,12 @@ from influence_core.inputs import Inputs
 from influence_core.losses import Loss, cross_entropy
 from influence_core.machine import cache_folder
 from influence_core.models import (
+    Architecture,
     PluginFile,
     as_given,
     build,
     check_finite,
+    check_size,
     dataset_losses,
     in_kind,
     load_weights,
@@ -539,6 +541,7 @@ class Study:
             name = found.architecture.name
             if found.plugin is not None:
                 name = run_plugin(found.plugin.path, found.plugin.sha256, trust).named(name)
+            check_size(Architecture(name, found.architecture.arguments), found.weights, found.source)
             model = build(name, **found.architecture.arguments)
             if found.fingerprint is not None:  # else nobody knows which precision it had
                 in_kind(model, found.weights)

@@ -19,6 +19,7 @@ from influence_core.models.plugins import run as run_plugin
 from influence_core.models.private import private
 from influence_core.models.recognition import recognised
 from influence_core.models.reopening import in_kind, saved_as
+from influence_core.models.sizes import check_size
 from influence_core.models.weights import (
     check_finite,
     load_checkpoint,
@@ -41,6 +42,7 @@ __all__ = [
     "as_given",
     "build",
     "check_finite",
+    "check_size",
     "dataset_losses",
     "final_linear",
     "in_kind",

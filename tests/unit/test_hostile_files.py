@@ -210,3 +210,17 @@ def test_a_study_reads_no_weights_from_outside_of_its_folder(whole: Path, tmp_pa
         file.write_text("\n".join(lines).replace(weights.name, path))
         with pytest.raises(ic.InvalidInput, match="which lies outside of its folder: copy it in"):
             ic.Study.load(root / "tensors")
+
+
+@pytest.mark.parametrize("width", [100, 100_000_000])
+def test_a_model_that_is_far_larger_than_its_weights_takes_no_memory(whole: Path, tmp_path: Path, width: int) -> None:
+    """The larger one takes 5 GB before anything else refuses it; of a somewhat wider one it is told what differs."""
+    root = tmp_path / "copy"
+    shutil.copytree(whole, root)
+    file = root / "tensors" / "study.toml"
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("checksum")]
+    at = lines.index("[model.arguments]")
+    file.write_text("\n".join([*lines[: at + 1], f"width = {width}", *lines[at + 1 :]]))
+    words = "has shape" if width == 100 else r"has [\d,]{18,} numbers, and the weights in .* are [\d,]{5,6}\. Build"
+    with pytest.raises(ic.InvalidInput, match=words):
+        ic.Study.load(file)
