@@ -2,12 +2,12 @@
 
 import plotly.graph_objects as go
 import streamlit as st
-from parts import errors, frame, panels, selection
+from parts import codes, errors, frame, panels, selection
+from streamlit.delta_generator import DeltaGenerator
 
 import influence_core as ic
 
 MOST = 2000
-MATRIX = 12  # classes that are legible in a narrow column, where not all are shown
 
 choice: frame.Choice = st.session_state["choice"]
 study, picked = choice.study, choice.picked
@@ -27,8 +27,8 @@ def square() -> None:
 @st.cache_resource(max_entries=64, show_spinner=False)
 def drawn(fingerprint: str, label: int | None, cell: tuple[int, int] | None, _study: ic.Study) -> go.Figure:
     """The matrix, drawn once for all tabs."""
-    most = _study.num_classes if _study.num_classes <= 20 else MATRIX
-    return ic.figures.confusion_matrix(_study, most=most, label=label, selected=cell).update_layout(height=280)
+    matrix = ic.figures.confusion_matrix(_study, most=codes.matrix_classes(_study), label=label, selected=cell)
+    return matrix.update_layout(height=280)
 
 
 def matrix() -> None:
@@ -106,10 +106,10 @@ def what_if() -> None:
     )
 
 
-def python() -> None:
-    """The code and the link."""
-    if test_id is not None:
-        frame.share(choice, panels.explain_code(choice, test_id), "explain")
+def python(place: DeltaGenerator, test: int, found: ic.applications.Detection | None) -> None:
+    """The code and the link, once it is known whose flags are shown."""
+    with place:
+        frame.share(choice, codes.explain(choice, test, found), "explain")
 
 
 frame.heading(
@@ -128,7 +128,7 @@ if together:  # the picker is a strip, so that the rows have the page
             panels.card(study, test_id)
             panels.surest(study, test_id, "  \n")
         with right:
-            there = panels.explanation(choice, test_id, choice.explainers, picked.k, "explain")
+            there, found = panels.explanation(choice, test_id, choice.explainers, picked.k, "explain")
     with strip:
         columns = st.columns([3, 2, 2, 2, 2], vertical_alignment="bottom", gap="small")
         for column, draw in zip(columns, (list_of_mistakes, image_box, side_box), strict=False):
@@ -136,8 +136,8 @@ if together:  # the picker is a strip, so that the rows have the page
                 draw()
         with columns[3].popover("Matrix", icon=":material/grid_on:", width="stretch"):
             matrix()
-        with columns[4]:
-            python()
+        if test_id is not None:
+            python(columns[4], test_id, found)
     with picker:
         browse(height=142)
     if test_id is not None:
@@ -149,7 +149,7 @@ else:
         face, controls = st.columns([1, 4], gap="medium", vertical_alignment="center")
         with controls:
             places = st.columns(3, vertical_alignment="bottom")
-            for place, draw in zip(places, (image_box, side_box, python), strict=True):
+            for place, draw in zip(places, (image_box, side_box), strict=False):
                 with place:
                     draw()
         if test_id is not None:
@@ -157,7 +157,8 @@ else:
                 panels.card(study, test_id, size=120)
             with controls:
                 panels.surest(study, test_id)
-            there = panels.explanation(choice, test_id, choice.explainers, picked.k, "explain")
+            there, found = panels.explanation(choice, test_id, choice.explainers, picked.k, "explain")
+            python(places[2], test_id, found)
     with left:
         list_of_mistakes()
         matrix()

@@ -94,31 +94,6 @@ if known:
         format="%.1f",
         help="Precision. Type one to flag the most images that have it.",
     )
-with four:
-    others = "".join(
-        f"{frame.fit_line(other, f'other_{i}')}\n"
-        f"other_{i} = ic.applications.detect(study, other_{i}.mislabel_scores()).budget({count})\n"
-        for i, other in enumerate(choice.detectors[1:], start=1)
-    )
-    listed = ", ".join(["detection", *(f"other_{i}" for i in range(1, len(choice.detectors)))])
-    within = "" if choice.label is None else f".within((study.train.labels == {choice.label}).nonzero().flatten())"
-    each = f"[d{within} for d in ({listed},)]" if within else f"[{listed}]"
-    frame.share(
-        choice,
-        f"{frame.fit_line(name)}\nscores = estimator.mislabel_scores()\n"
-        f"detection = ic.applications.detect(study, scores){frame.budget(choice)}\n{others}"
-        f"table = scores.top(k={count})  # the flagged images\n"
-        + (
-            f"curves = {each}\nic.figures.roc(curves)\nic.figures.precision_recall(curves)\n"
-            "ic.figures.detection_curve(curves)\n"
-            if known
-            else ""
-        )
-        + f"ic.figures.score_histogram(detection{within}.scores, detection.threshold)\n"
-        f"expected = detection{within}.expected_precision  # of the flagged images\n"
-        + (f"ic.figures.reliability(detection{within}.reliability())" if known else ""),
-        "mislabels",
-    )
 if refused := st.session_state.pop("refused", ""):
     st.warning(errors.as_text(refused), icon=":material/block:")
 if picked.flag is not None and count != picked.flag:
@@ -140,6 +115,41 @@ if choice.label is not None:
 shown = judged[0]
 now = shown.at(shown.threshold)
 expected = shown.expected_precision
+flags = len(shown.flagged)
+
+
+def code() -> str:
+    """Python that makes all that is on this page."""
+    lines = [
+        f"{frame.fit_line(name)}\nscores = estimator.mislabel_scores()",
+        f"detection = ic.applications.detect(study, scores){frame.budget(choice)}",
+    ]
+    for i, other in enumerate(choice.detectors[1:], start=1):
+        lines.append(frame.fit_line(other, f"other_{i}"))
+        lines.append(f"other_{i} = ic.applications.detect(study, other_{i}.mislabel_scores()).budget({count})")
+    listed = ", ".join(["detection", *(f"other_{i}" for i in range(1, len(choice.detectors)))])
+    if choice.label is None:
+        lines.append(f"curves = [{listed}]")
+    else:
+        lines.append(f"inside = (study.train.labels == {choice.label}).nonzero().flatten()")
+        lines.append(f"curves = [found.within(inside) for found in [{listed}]]")
+    lines.append("shown = curves[0]")
+    if picked.order == "cut":
+        lines.append(f"table = shown.scores.top(k={flags + EACH_SIDE})[{max(0, flags - EACH_SIDE)}:]  # at the cut")
+    else:
+        lines.append(f"table = shown.scores.top(k={flags})  # the flagged images")
+    if shown.auc is not None:
+        lines += [f"ic.figures.{figure}(curves)" for figure in ("roc", "precision_recall", "detection_curve")]
+    lines.append("ic.figures.score_histogram(shown.scores, shown.threshold)")
+    lines.append("budgets = ic.applications.budgets(shown)")
+    if known:
+        mark = ', (shown.expected_precision, shown.at(shown.threshold)["precision"])' if flags else ""
+        lines.append(f"ic.figures.reliability(shown.reliability(){mark})")
+    return "\n".join(lines)
+
+
+with four:
+    frame.share(choice, code(), "mislabels")
 guess = "" if expected is None else f"{expected:.1%} expected to be mislabelled"
 if shown.auc is not None and shown.ap is not None:
     st.markdown(

@@ -1,7 +1,7 @@
 """The first ten seconds: one mistake, and the training images behind it."""
 
 import streamlit as st
-from parts import errors, frame, panels, results
+from parts import codes, errors, frame, panels, results
 
 choice: frame.Choice = st.session_state["choice"]
 study, name = choice.study, choice.explainers[0]
@@ -21,7 +21,7 @@ if test_id is not None:
         panels.card(study, test_id)
         panels.surest(study, test_id, "  \n")
     with answer:
-        there = panels.explanation(choice, test_id, [name], 5, "overview")
+        there, _ = panels.explanation(choice, test_id, [name], 5, "overview")
     flags = panels.suspects(choice) if there else None
 else:
     st.info(
@@ -31,23 +31,11 @@ else:
     )
     flags = panels.suspects(choice)
 found = None if flags is None or flags.answer is None else panels.cut(choice, flags.answer)
+
 with st.container(horizontal=True, vertical_alignment="center"):
     frame.link("explain", "**Explain another**", ":material/arrow_forward:")
     if test_id is not None:
-        flagged = ""
-        if found is not None:
-            flagged = (
-                f"{frame.fit_line(choice.detectors[0], 'detector')}\n"
-                f"found = ic.applications.detect(study, detector.mislabel_scores()){frame.budget(choice)}\n"
-            )
-        frame.share(
-            choice,
-            f"{frame.fit_line(name)}\nscores = estimator.influence(test=[{test_id}])\n{flagged}"
-            f"harmful, helpful = scores.harmful({test_id}, k=5), scores.helpful({test_id}, k=5)\n"
-            f"ic.figures.explanation_strip(study, scores, test_id={test_id}, k=5"
-            f"{', flagged=found.flagged' if flagged else ''})",
-            "overview",
-        )
+        frame.share(choice, codes.overview(choice, test_id, found), "overview")
 mine = slice(None) if choice.label is None else study.test.labels == choice.label
 right = (study.predictions() == study.test.labels)[mine]
 one, two, three = st.columns(3)

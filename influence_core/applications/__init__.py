@@ -10,6 +10,7 @@ removing, relabelling or reweighting does, and ``receipts`` keep what training s
 """
 
 from influence_core.applications.bootstrap import Bands, Interval
+from influence_core.applications.budgets import budgets
 from influence_core.applications.detection import Detection, detect
 from influence_core.applications.label_probabilities import LabelProbabilities
 from influence_core.applications.mended_files import Mended, mend_files, read_mended
@@ -50,6 +51,7 @@ __all__ = [
     "Retraining",
     "WhatIf",
     "apply_relabels",
+    "budgets",
     "calibration",
     "detect",
     "heavy_tailed",

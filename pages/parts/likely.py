@@ -1,15 +1,9 @@
 """How likely labels are wrong: what a budget will find, and whether such probabilities held."""
 
-import pandas as pd
 import streamlit as st
 
 import influence_core as ic
 from parts.errors import as_text
-
-BUDGETS = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
-ROWS = 6
-MOST = 0.5
-"""Of the training images: nobody checks more."""
 
 
 def how_known(found: ic.applications.Detection) -> str:
@@ -32,12 +26,12 @@ def likely(shown: ic.applications.Detection) -> None:
     left, right = st.columns(2, gap="medium")
     left.markdown(as_text(how_known(shown)))
     left.dataframe(
-        _budgets(shown),
+        ic.applications.budgets(shown),
         hide_index=True,
         column_config={
             "images": st.column_config.NumberColumn("images checked", format="localized"),
-            "expected": st.column_config.NumberColumn("expected wrong, %", format="%.1f"),
-            "true": st.column_config.NumberColumn("really wrong, %", format="%.1f"),
+            "expected": st.column_config.NumberColumn("expected wrong", format="percent"),
+            "true": st.column_config.NumberColumn("really wrong", format="percent"),
         },
         key="budgets",
     )
@@ -53,21 +47,3 @@ def likely(shown: ic.applications.Detection) -> None:
         f"Each point: images of about one probability, with 95 % intervals; the diamond: those flagged now. "
         f"Over all: {found}."
     )
-
-
-def _budgets(shown: ic.applications.Detection) -> pd.DataFrame:
-    """What checking so many images finds, in per cent; the cut in use is among them."""
-    most = int(MOST * len(shown.scores.values))
-    counts = [count for count in BUDGETS if count <= most]
-    now = len(shown.flagged)
-    chosen = sorted({*counts[-ROWS:], *((now,) if now else ())})
-    rows = []
-    for count in chosen:
-        part = shown.budget(count)
-        if part.expected_precision is None:
-            continue
-        row = {"images": len(part.flagged), "expected": 100 * part.expected_precision}
-        if shown.corrupted is not None:
-            row["true"] = 100 * part.at(part.threshold)["precision"]
-        rows.append(row)
-    return pd.DataFrame(rows).drop_duplicates("images") if rows else pd.DataFrame(columns=["images", "expected"])

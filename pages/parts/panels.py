@@ -107,7 +107,9 @@ def cut(choice: Choice, found: ic.applications.Detection) -> ic.applications.Det
     return found if choice.picked.flag is None else found.budget(choice.picked.flag)
 
 
-def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key: str) -> list[ic.Scores]:
+def explanation(
+    choice: Choice, test_id: int, names: Sequence[str], k: int, key: str
+) -> tuple[list[ic.Scores], ic.applications.Detection | None]:
     """The training images behind the answer to a test image, a row per estimator; the rest fills in after them.
 
     Args:
@@ -118,7 +120,7 @@ def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key:
         key: of the panel.
 
     Returns:
-        The scores that are there already, in the order of ``names``.
+        The scores that are there already, in the order of ``names``, and the detection whose flags are shown, if it is.
     """
     study, many = choice.study, len(names) > 1
     questions = results.ask_all(choice, names, test_id)
@@ -154,7 +156,7 @@ def explanation(choice: Choice, test_id: int, names: Sequence[str], k: int, key:
         _legend(choice, found, many, flags)
         for scores in there:
             caveats(scores, named=many)
-    return there
+    return there, found
 
 
 def leak(choice: Choice, test_id: int) -> None:
@@ -471,26 +473,6 @@ def tables(choice: Choice, there: Sequence[ic.Scores], test_id: int, k: int) -> 
         three.markdown(f"- {as_text(sentence)}")
     with st.expander("As a table", icon=":material/table:"):
         st.dataframe(together.table, hide_index=True)
-
-
-def explain_code(choice: Choice, test_id: int) -> str:
-    """Python that makes what Explain shows."""
-    k = choice.picked.k
-    names = choice.explainers
-    if len(names) == 1:
-        from_library = f"estimator = ic.estimators.get({names[0]!r}).fit(study)\n"
-        return (
-            f"{from_library}scores = estimator.influence(test=[{test_id}])\n"
-            f"harmful, helpful = scores.harmful({test_id}, k={k}), scores.helpful({test_id}, k={k})\n"
-            f"ic.figures.explanation_strip(study, scores, {test_id}, k={k})"
-        )
-    return (
-        f"names = {list(names)!r}\n"
-        f"scores = [ic.estimators.get(name).fit(study).influence(test=[{test_id}]) for name in names]\n"
-        f"agreement = ic.evaluation.agreement(scores, {test_id}, k={k})\n"
-        f"agreement.table\nic.figures.overlap(agreement)\n"
-        f"ic.figures.side_by_side(study, scores, {test_id}, k={k})"
-    )
 
 
 def tile_size(picked: selection.Selection, place: DeltaGenerator) -> None:

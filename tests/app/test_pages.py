@@ -6,7 +6,6 @@ import pickle
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import pandas as pd
 import pytest
@@ -225,52 +224,6 @@ def test_the_flagged_set_is_the_same_on_every_page(demo: ic.Study) -> None:
     app = start("relabel.py", estimator="lastlayer", flag="37")
     assert set(app.dataframe[0].value["index"]) == set(found.flagged.tolist())
     assert "one of the 37 labels" in texts(start("explain.py", estimator="lastlayer", flag="37"))
-
-
-def views(app: AppTest) -> tuple[str, dict[str, str]]:
-    """The Python and the link of the page's panel."""
-    lines = next(c.value for c in app.code if c.value.startswith("import influence_core"))
-    link = next(c.value for c in app.code if c.language is None or ("?" in c.value and "import" not in c.value))
-    return lines, dict(parse_qsl(urlsplit(link).query))
-
-
-@pytest.mark.parametrize(
-    ("page", "query"),
-    [
-        ("explain.py", {"estimator": "lastlayer", "test": "17", "k": "4"}),
-        ("explain.py", {"estimator": "lastlayer,randproj", "test": "475"}),
-        ("mislabels.py", {"estimator": "lastlayer", "flag": "23", "class": "3"}),
-        ("relabel.py", {"estimator": "lastlayer", "flag": "37", "rows": "differs"}),
-        ("overview.py", {"estimator": "lastlayer", "flag": "37"}),
-    ],
-)
-def test_view_link_and_code_are_one(
-    page: str, query: dict[str, str], demo: ic.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    app = start(page, **query)
-    lines, linked = views(app)
-    assert {key: linked[key] for key in query} == query
-    again = start(page, **linked)
-    assert texts(again) == texts(app)
-    made: dict[str, Any] = {}
-    exec(lines, made)
-    tables = [frame.value for frame in app.dataframe]
-    assert [frame.value.to_csv() for frame in again.dataframe] == [table.to_csv() for table in tables]
-    if page == "relabel.py":
-        shown = tables[0].drop(columns="picture")
-        pd.testing.assert_frame_equal(made["table"][shown.columns].reset_index(drop=True), shown, check_dtype=False)
-    elif page == "mislabels.py":
-        inside = made["detection"].within((demo.train.labels == 3).nonzero().flatten())
-        assert f"**Flagged images** · {len(inside.flagged)}" in texts(app)
-        assert set(made["table"]["train_id"]) == set(made["detection"].flagged.tolist())
-    elif "agreement" in made:
-        pd.testing.assert_frame_equal(made["agreement"].table, tables[0], check_dtype=False)
-    elif page == "explain.py":
-        pd.testing.assert_frame_equal(made["harmful"], tables[0], check_dtype=False)
-        pd.testing.assert_frame_equal(made["helpful"], tables[1], check_dtype=False)
-    else:
-        assert app.metric[1].value == str(len(made["found"].flagged))
 
 
 def test_a_panel_tells_the_rank_under_what_is_computed(demo: ic.Study) -> None:

@@ -217,8 +217,8 @@ def test_mislabels_says_what_a_budget_is_expected_to_find(demo: ic.Study, name: 
     table = app.dataframe[0].value
     for images, expected, true in table[["images", "expected", "true"]].itertuples(index=False):
         part = cut.budget(int(images))
-        assert expected == pytest.approx(100 * float(cut.probabilities[part.flagged].mean()))
-        assert true == pytest.approx(100 * part.at(part.threshold)["precision"])
+        assert expected == pytest.approx(float(cut.probabilities[part.flagged].mean()))
+        assert true == pytest.approx(part.at(part.threshold)["precision"])
     assert 100 in table["images"].tolist()
     assert str(cut.reliability()) in texts(app)
     learnt = "Learnt from clean images" if name == "calibrated" else "A guess from the scores alone"

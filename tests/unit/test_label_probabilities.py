@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import influence_core as ic
-from influence_core.applications import detect, mixture, reliability
+from influence_core.applications import budgets, detect, mixture, reliability
 from tests.helpers import images, net
 
 N = 60
@@ -114,6 +114,25 @@ def test_what_a_budget_is_expected_to_find(study: ic.Study) -> None:
     assert torch.equal(guessed.probabilities, mixture(p))
     assert torch.equal(guessed.within(range(9)).probabilities, mixture(p)[:9])
     assert "two normal distributions" in guessed._repr_html_()
+
+
+def test_budgets_are_counted_by_hand(study: ic.Study) -> None:
+    p = torch.linspace(0, 1, N, dtype=torch.float64)
+    p[30:34] = p[33]  # which no threshold can tell apart
+    found = detect(study, scores_of(p, "probability"))
+    assert found.corrupted is not None
+    table = budgets(found.budget(7), [2, 28, 40])
+    assert table["images"].tolist() == [2, 7, 26, 40], "the flags are among them; of 28, two of four are none"
+    for count, expected, true in table.itertuples(index=False):
+        assert expected == pytest.approx(float(p.sort().values[-int(count) :].mean()))
+        assert true == pytest.approx(float(found.corrupted[p.argsort(stable=True)[-int(count) :]].double().mean()))
+    assert budgets(found.budget(7))["images"].tolist() == [7, 20], "round numbers up to half of them"
+    assert budgets(found.budget(0), []).empty
+    assert budgets(found.within(range(9)))["images"].tolist() == []
+    unknown = study.replaced(train=ic.data.LabelledDataset(study.train.base, name="train"))
+    assert "true" not in budgets(detect(unknown, scores_of(p, "probability")))
+    with pytest.raises(ic.InvalidInput, match="whole number"):
+        budgets(found, [N + 1])
 
 
 def test_reliability_needs_the_truth(study: ic.Study) -> None:
