@@ -184,8 +184,16 @@ MUTANTS = (
 )
 
 
-def passes(folder: Path, test: str) -> bool:
+def passes(folder: Path, test: str, told: bool = False) -> bool:
     """Whether the tests pass on a copy of the project.
+
+    Args:
+        folder: of the copy.
+        test: as ``-k`` takes it.
+        told: whether the end of what a failure says is printed.
+
+    Returns:
+        Whether all of them do.
 
     Raises:
         RuntimeError: if none was run.
@@ -194,6 +202,8 @@ def passes(folder: Path, test: str) -> bool:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
         raise RuntimeError(f"-k {test!r} ran no test:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    if done.returncode and told:
+        typer.echo(done.stdout[-2000:], err=True)
     return done.returncode == 0
 
 
@@ -208,7 +218,7 @@ def main(only: Annotated[list[int] | None, typer.Option(help="Numbers of mutants
             copy = Path(folder) / "project"
             shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
             if mutant.test not in passed:
-                passed[mutant.test] = passes(copy, mutant.test)
+                passed[mutant.test] = passes(copy, mutant.test, told=True)
             file = copy / mutant.file
             text = file.read_text(encoding="utf-8")
             if text.count(mutant.right) != 1:
