@@ -22,6 +22,7 @@ from tests.browser.conftest import READY, ROOT
 
 MOST_WAIT = 10 * 60_000.0  # milliseconds
 VIEWPORT: ViewportSize = {"width": 1280, "height": 800}
+TRIES, CLICK_MS = 20, 5_000.0  # of a click on a tile that may move
 IDLE, QUIET_SECONDS, MOST_REST = 0.05, 2.0, 300.0
 BEGIN = "[class*='st-key-begin_'] button"
 BEGINS = f"document.querySelector({json.dumps(BEGIN)}) !== null"
@@ -62,6 +63,15 @@ window.bench = {
       return place.bottom > frame.top && place.top < frame.bottom;
     });
     return this.loaded(images);
+  },
+  // the id of the tile at a place of a gallery, which is scrolled to where it is out of sight; "" until it is there
+  bring(label, place) {
+    const grid = this.all(label)[0], tile = grid?.querySelector(`.item[aria-posinset="${place}"] .tile`);
+    if (tile) return tile.dataset.id;
+    const count = Number(grid?.querySelector(".item")?.getAttribute("aria-setsize"));
+    const scroller = grid?.closest(".scroller");
+    if (count) scroller.scrollTop = ((place - 1) / count) * scroller.scrollHeight;
+    return "";
   },
   plain(count) { return document.querySelectorAll("[data-testid=stImage] img").length === count; },
 };
@@ -186,17 +196,21 @@ class View:
         Returns its id, and the seconds until its training images, harmful and helpful, are drawn (from the click on
         Start, where the app asks for one).
         """
-        tile = self.page.locator(f"{MISTAKES} .item[aria-posinset='{place}'] .tile")
-        if not tile.count():  # a long gallery holds what is in sight
-            share = (place - 1) / int(str(self.page.locator(f"{MISTAKES} .item").first.get_attribute("aria-setsize")))
-            scroll = "(grid, share) => { const s = grid.closest('.scroller'); s.scrollTop = share * s.scrollHeight }"
-            self.page.locator(MISTAKES).first.evaluate(scroll, share)
-        test = tile.get_attribute("data-id")
         before = self.page.evaluate("bench.answer()")
-        tile.click()
+        for _ in range(TRIES):
+            self._found(RESTS)  # a page that is drawn again may scroll its gallery, and a tile be gone before the click
+            test = str(self._found(f"bench.bring({json.dumps(MISTAKES)}, {place})"))
+            tile = self.page.locator(f"{MISTAKES} .item[aria-posinset='{place}'] .tile[data-id='{test}']")
+            try:
+                tile.click(timeout=CLICK_MS)
+                break
+            except TimeoutError:
+                continue
+        else:
+            raise RuntimeError(f"the mistake at place {place} cannot be clicked")
         began = float(self.page.evaluate("bench.pressed")) / 1000
         drawn, _ = self._drawn(f"bench.explained({json.dumps(test)}, {json.dumps(before)})", began)
-        return int(str(test)), drawn
+        return int(test), drawn
 
     def mistakes(self) -> int:
         """How many test images of the gallery are in the document; of a long one those in sight."""
