@@ -92,7 +92,6 @@ view = rows.head(MOST).assign(picture=[picture_url(study.train, i, 64) for i in 
 st.dataframe(
     view[COLUMNS if view[SUGGESTION].isna().all() else [*COLUMNS, SUGGESTION]],
     hide_index=True,
-    height=560,
     row_height=52,
     key="relabel_table",
     on_select=opened,

@@ -12,6 +12,8 @@ from influence_core.figures.style import FLAGGED, HARMFUL, MAIN, SMALL, style
 from influence_core.scores import Scores
 
 _OPACITY = 0.85
+_FEW = 5
+"""Images in the tallest bar up to which every whole number is marked."""
 
 
 def score_histogram(scores: Scores, threshold: float | None = None) -> go.Figure:
@@ -40,7 +42,7 @@ def score_histogram(scores: Scores, threshold: float | None = None) -> go.Figure
     if wrong is not None:
         mask = wrong[scores.train_ids].numpy()
         groups = [("label right", ~mask, MAIN), ("label wrong", mask, HARMFUL)]
-    figure = go.Figure()
+    figure, tallest = go.Figure(), int(np.histogram(x, edges)[0].max())
     same = {"marker": {"opacity": _OPACITY}}  # a click moves the cut; it does not set one bar off from the others
     for name, mask, colour in groups:
         figure.add_bar(
@@ -68,7 +70,7 @@ def score_histogram(scores: Scores, threshold: float | None = None) -> go.Figure
     corner = {"x": 0, "xanchor": "left"} if share >= 0.5 else {"x": 1, "xanchor": "right"}  # the other half
     legend = {"orientation": "h", "y": 1, "yanchor": "bottom", "traceorder": "normal"} | corner
     figure.update_layout(legend=legend, margin={"t": 24})
-    figure.update_yaxes(title="images")
+    figure.update_yaxes(title="images", dtick=1 if tallest <= _FEW else None)  # else there are halves of images
     name = f"{scores.name} score" + (" (logarithmic)" if logarithmic else "")
     figure.update_xaxes(title={"text": name, "standoff": 4}, range=[edges[0] - spare, edges[-1] + spare])
     if logarithmic:

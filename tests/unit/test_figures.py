@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,6 +48,13 @@ def test_histogram_counts_every_image_once(study):
         assert abs(int(y) - int(inside)) <= 1
     assert figure.layout.shapes[0].x0 == 0.6
     assert len(figures.score_histogram(mislabel(study)).layout.shapes) == 0
+
+
+def test_histogram_of_few_images_has_no_halves_of_them(study):
+    ids = torch.arange(4)
+    few = replace(mislabel(study), values=torch.rand(4, generator=torch.Generator().manual_seed(0)), train_ids=ids)
+    assert figures.score_histogram(few).layout.yaxis.dtick == 1
+    assert figures.score_histogram(mislabel(study, torch.zeros(N))).layout.yaxis.dtick is None
 
 
 def test_histogram_without_truth(study):
