@@ -168,6 +168,16 @@ class Watched:
             self.page.wait_for_function("() => !document.querySelector('[data-testid=stProgress]')", timeout=180_000)
             self.settle()
 
+    def through(self) -> None:
+        """Wait until all is there; on a slow machine the app asks for clicks first, and says what it would cost."""
+        begin = self.page.locator("[class*='st-key-begin_'] button")
+        self.quiet()
+        while begin.count():
+            pressed = begin.first.element_handle()
+            pressed.click()
+            pressed.wait_for_element_state("hidden")
+            self.quiet()
+
     def broken_pictures(self) -> int:
         script = "images => images.filter(i => i.complete && i.naturalWidth === 0).length"
         return int(self.page.locator(PICTURE).evaluate_all(script))

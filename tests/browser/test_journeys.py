@@ -290,27 +290,52 @@ def test_back_undoes_the_last_choice_on_every_page(server: Server, watched: Open
 def test_back_undoes_the_class_on_overview_and_relabel(server: Server, watched: Open, small: ic.Study) -> None:
     view = watched()
     page = view.page
-    for path, wait in (("", ".tile"), ("relabel", "[data-testid=stDataFrame]")):
-        view.open(f"{server.url}/{path}?estimator=lastlayer", wait_for=wait)
-        view.quiet()
+    heading = "[data-testid=stMain] h1"
+    for path in ("", "relabel"):
+        view.open(f"{server.url}/{path}?estimator=lastlayer", wait_for=heading)
+        view.through()
         before = words(view)
         box = page.get_by_test_id("stSidebar").get_by_role("combobox", name="Class")
         box.click()
         page.get_by_role("option", name="5", exact=False).first.click()
         wait_for(page, "class", "5")
-        view.quiet()
+        view.through()
         after = words(view)
         assert after != before
         page.reload()
-        page.wait_for_selector(wait)
-        view.quiet()
+        page.wait_for_selector(heading)
+        view.through()
         assert words(view) == after
         page.go_back()
         wait_for(page, "class", None)
-        view.quiet()
+        view.through()
         assert words(view) == before
     flagged = detection(small).flagged
     assert f"{len(flagged)} images" in words(view)
+    assert view.problems == []
+
+
+@pytest.mark.parametrize("names", ["lastlayer", "lastlayer,randproj"])
+def test_the_answer_is_in_sight_after_a_click_on_a_small_screen(
+    names: str, server: Server, watched: Open, small: ic.Study
+) -> None:
+    view = watched(height=800)
+    page = view.page
+    view.open(f"{server.url}/explain?estimator={names}", wait_for="[data-testid=stMain] h1")
+    view.through()
+    chosen = view.ids(MISTAKES)[1]
+    view.tiles(MISTAKES).nth(1).click()
+    wait_for(page, "test", str(chosen))
+    view.shows("The test image", [chosen])
+    view.through()
+    for name in names.split(","):
+        for side in SIDES:
+            view.shows(row(name, side), getattr(influence(small, name, chosen), side)(chosen, 5)["train_id"].tolist())
+    first = names.split(",")[0]
+    for label in ("The test image", *(row(first, side) for side in SIDES)):
+        box = view.tiles(label).first.bounding_box()
+        assert box is not None
+        assert 0 <= box["y"] < box["y"] + box["height"] <= 800, label
     assert view.problems == []
 
 
