@@ -41,7 +41,7 @@ tiles = train_tiles(study, list(mine.ids[:SHOWN]), mine.flagged)
 if mine.labels is not None:
     names = [errors.plain(study.class_names[mine.labels[i]], 30) for i in mine.ids[:SHOWN]]
     tiles = tiles.adding(note=[f"#{i} → {new}" for i, new in zip(mine.ids[:SHOWN], names, strict=True)])
-gallery(tiles, "changed", 78, panels.show_panel("train"), height=132, label="Training images that would change")
+gallery(tiles, "changed", 78, panels.show_panel("train"), height=150, label="Training images that would change")
 if len(mine.ids) > SHOWN:
     st.caption(f"the first {SHOWN:,} of {len(mine.ids):,}")
 

@@ -20,6 +20,8 @@ import typer
 from torch import Tensor
 
 import influence_core as ic
+from influence_core.applications import trusted_step
+from influence_core.estimators.changes import data_change
 from influence_core.estimators.edits.scale import SCALES, modified_f1, validated_scale
 from influence_core.study import model_outputs
 from tests.benchmarks.lds import retrain
@@ -61,14 +63,29 @@ def edited(
     name: str,
     removed: Tensor,
     relabelled: Mapping[int, int] | None = None,
-    scales: Sequence[float] = SCALES,
+    scales: Sequence[float] | None = SCALES,
 ) -> tuple[torch.nn.Module, float, float]:
-    """The model after one edit with its scale from the validation set; that scale, and seconds."""
+    """The model after one edit with its scale from the validation set, or without any from the training loss.
+
+    Args:
+        study: to edit.
+        name: of the estimator, with settings.
+        removed: ids of the images that are left out.
+        relabelled: id -> label of those that get another.
+        scales: to choose from on the validation set; ``None`` for ``trusted_step``.
+
+    Returns:
+        The model, the scale, and seconds.
+    """
     begun = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an edit that does no better is in the table
-        change = made(name).fit(study).parameter_change(removed if len(removed) else None, relabel=relabelled)
-    scale = validated_scale(study, change, removed, relabelled, scales)[0]
+        asked = {"remove": removed if len(removed) else None, "relabel": relabelled}
+        change = made(name).fit(study).parameter_change(**asked)  # type: ignore[arg-type]
+    if scales is None:
+        scale = trusted_step(study, change, data_change(study.train, study.classes, **asked))  # type: ignore[arg-type]
+    else:
+        scale = validated_scale(study, change, removed, relabelled, scales)[0]
     seconds = time.perf_counter() - begun
     return study.edited({name: scale * delta for name, delta in change.items()}).model, scale, seconds
 

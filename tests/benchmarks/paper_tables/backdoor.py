@@ -3,7 +3,8 @@
 The paper's trigger, a faint chequerboard over the whole image, is in 30 % of the training images, which are called 4.
 With the demo's twelve epochs the network has not yet learnt the digits beside the trigger (86 % on the test set); with
 twenty-four it has. Edits are told which images are planted and what they show; their scale is chosen by the share of
-these new labels that is taken over and by the validation set, which has no trigger.
+these new labels that is taken over and by the validation set, which has no trigger, or by the training loss alone
+(``ic.applications.trusted_step``).
 """
 
 from __future__ import annotations
@@ -98,6 +99,9 @@ def table3(case: Case) -> Rows:
     nothing = torch.tensor([], dtype=torch.long)
     labels = {int(i): int(true[i]) for i in planted if true[i] != TARGET}
     ways = {"": (nothing, labels), ", removed": (planted, None)}
+    for name in ("ekfac", "ekfac damping=0.1", "lastlayer"):
+        model, scale, seconds = edited(study, name, nothing, labels, None)
+        yield f"{name}, trusted step", recovered(study, model) | {"scale": scale, "seconds": seconds}
     for title, name in (edits((0.1, 0.3, 0.5), ITERATIONS) | BETWEEN | DAMPED).items():
         for way, (removed, relabelled) in ways.items():
             if way and not title.startswith("ekfac"):
