@@ -7,6 +7,7 @@ What receipts have shown so far says how far the next prediction can be trusted.
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import math
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from influence_core.errors import InvalidInput
+from influence_core.progress import counted
 from influence_core.store import Store
 from influence_core.store.place import folder_at
 from influence_core.store.sealed import read_sealed, write_sealed
@@ -23,6 +25,9 @@ from influence_core.store.task import key_of
 
 Action = Literal["remove", "relabel", "reweight"]
 How = Literal["influence", "edit"]
+
+DONE: dict[Action, str] = {"remove": "Leaving out", "relabel": "Relabelling", "reweight": "Weighting anew"}
+"""What was done to the images, at the head of a sentence."""
 
 FOLDER = "receipts"
 """In the folder of a store."""
@@ -32,7 +37,7 @@ _QUESTION = ("study", "estimator", "parameters", "action", "ids", "labels", "wei
 """What a receipt is about: a later one about the same takes its place."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Receipt:
     """A predicted effect on every test image, and the one that training again showed.
 
@@ -103,6 +108,36 @@ class Receipt:
         facts = self.to_dict()
         return key_of({name: facts[name] for name in _QUESTION})
 
+    def sentences(self) -> list[str]:
+        """What was said, and what happened, in plain sentences."""
+        nats = self.scale == "nats"
+        said = f"{self.estimator} says that {DONE[self.action].lower()} {counted(len(self.ids), 'training image')} "
+        found = [
+            said + (f"changes the mean test loss by {_mean(self.predicted):+.3g} nats." if nats else "has an order.")
+        ]
+        if self.actual is None:
+            return [
+                *found,
+                "Nobody has trained again so far: .verify(seeds, store) on what ic.applications.what_if gives.",
+            ]
+        alike = sum(p * a > 0 for p, a in zip(self.predicted, self.actual, strict=True))
+        found.append(
+            f"Trained with and without ({counted(len(self.seeds), 'seed')}), it changes by {_mean(self.actual):+.3g} "
+            f"nats; {alike:,} of {len(self.predicted):,} losses move the way that was said."
+        )
+        if self.accuracy is not None:
+            before, after = self.accuracy
+            found.append(f"Test accuracy goes from {100 * before:.1f} to {100 * after:.1f} %.")
+        return found
+
+    def __repr__(self) -> str:
+        """The sentences; ``to_dict`` has all numbers."""
+        return f"Receipt({' '.join(self.sentences())})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
+
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values."""
         facts = dataclasses.asdict(self)
@@ -163,3 +198,7 @@ def receipts(store: Store, study: str | None = None, estimator: str | None = Non
     found = [Receipt.load(path) for path in sorted((store.path / FOLDER).glob("*.json"))]
     wanted = [r for r in found if study in (None, r.study) and estimator in (None, r.estimator)]
     return sorted(wanted, key=lambda receipt: (receipt.made, receipt.key))
+
+
+def _mean(values: tuple[float, ...]) -> float:
+    return sum(values) / max(1, len(values))

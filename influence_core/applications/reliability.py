@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import html
+import importlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from influence_core.errors import InvalidInput
+from influence_core.threads import uninterrupted
 
 NORMAL = 1.959963984540054
 """Quantile of a 95 % interval."""
@@ -34,6 +37,19 @@ class Reliability:
     brier: float
     images: int
     source: str = ""
+
+    def figure(self, precision: tuple[float, float] | None = None) -> Any:
+        """Said against happened, with the diagonal on which probabilities hold; see ``ic.figures.reliability``.
+
+        Args:
+            precision: expected and true precision of the flagged images, to be marked; none by default.
+
+        Returns:
+            The figure.
+        """
+        with uninterrupted():
+            figures: Any = importlib.import_module("influence_core.figures")  # it takes these: once somebody looks
+        return figures.reliability(self, precision)
 
     def __str__(self) -> str:
         """The error in a sentence."""

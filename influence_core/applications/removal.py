@@ -150,11 +150,6 @@ def _removed(
     if taken:
         raise InvalidInput(f"the name {taken.pop()!r} is that of a control: choose another one")
 
-    def without(ids: Tensor) -> LabelledDataset:
-        keep = torch.ones(size, dtype=torch.bool)
-        keep[ids] = False
-        return study.train.subset(keep)
-
     def at_random(seed: int) -> Tensor:
         return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
@@ -163,7 +158,7 @@ def _removed(
     sets: dict[str, Callable[[int], LabelledDataset]] = {FULL: lambda _: study.train}
     for name, drawn in orders.items():
         for count in counts[1:]:
-            sets[_key(name, count)] = lambda seed, drawn=drawn, count=count: without(drawn(seed)[:count])  # type: ignore[misc]
+            sets[_key(name, count)] = lambda seed, drawn=drawn, count=count: study.train.without(drawn(seed)[:count])  # type: ignore[misc]
     found, _ = outcomes(study, sets, seeds, retrain=retrain, store=store, title="removing and training again")
     curves = {name: {count: found[_key(name, count) if count else FULL] for count in counts} for name in orders}
     wrong = study.train.corrupted

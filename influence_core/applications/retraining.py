@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import time
 from collections.abc import Sequence
@@ -65,6 +66,11 @@ class Retraining:
             f"{self.relabelled:,} relabelled and {self.excluded:,} left out: {100 * self.gain:+.1f} points "
             f"({counted(len(self.seeds), 'training')} each{spread})"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the gain in a sentence, and its interval."""
+        said = str(self) if self.paired is None else f"{self}; in pairs of test image and seed {self.paired}"
+        return f"<p>{html.escape(said)}</p>"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the study, as plain facts."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from influence_core.applications.predicted_change import added_up, as_arguments, flips
-from influence_core.applications.receipt import Action, How, Receipt, receipts
+from influence_core.applications.receipt import DONE, Action, How, Receipt, receipts
 from influence_core.applications.receipt_calibration import in_range
 from influence_core.applications.trainings import trained
 from influence_core.applications.trusted_step import edited_as_far
@@ -102,8 +102,7 @@ class WhatIf:
 
     def sentences(self) -> list[str]:
         """What is predicted, in plain sentences."""
-        done = {"remove": "Leaving out", "relabel": "Relabelling", "reweight": "Weighting anew"}[self.receipt.action]
-        said = f"{done} {len(self.receipt.ids):,} training images "
+        said = f"{DONE[self.receipt.action]} {len(self.receipt.ids):,} training images "
         falls = int((self.predicted < 0).sum())
         if self.receipt.scale == "nats":
             said += f"changes the mean test loss by {float(self.predicted.mean()):+.3g} nats and "
@@ -169,9 +168,7 @@ class WhatIf:
             raise InvalidInput("seeds is empty: two models are trained for each, so give at least one, such as (0,)")
         data, weights = self.study.train, None
         if self.receipt.action == "remove":
-            keep = torch.ones(len(data), dtype=torch.bool)
-            keep[self.change.ids] = False
-            data = data.subset(keep)
+            data = data.without(self.change.ids)
         elif self.receipt.action == "relabel":
             labels = data.labels.clone()
             labels[self.change.ids] = self.change.labels

@@ -292,6 +292,22 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
             name=self.name,
         )
 
+    def without(self, ids: Tensor | Sequence[int]) -> LabelledDataset:
+        """All but some of the samples, renumbered from 0.
+
+        Args:
+            ids: which samples to leave out, in any order; or a mask, bool [N].
+
+        Returns:
+            A new dataset; this one does not change.
+
+        Raises:
+            InvalidInput: as ``subset``.
+        """
+        stays = torch.ones(len(self), dtype=torch.bool)
+        stays[self._checked(ids)] = False
+        return self.subset(stays)
+
     def _checked(self, ids: Tensor | Sequence[int]) -> Tensor:
         """Ids, int64, of a subset."""
         ids = torch.as_tensor(ids)

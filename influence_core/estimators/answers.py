@@ -49,3 +49,22 @@ class ParameterChange(dict[str, Tensor]):
     def __init__(self, change: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
         super().__init__(change)
         self.meta: dict[str, Any] = dict(meta or {})
+
+    def scaled(self, factor: float) -> ParameterChange:
+        """The same direction, further or less far; ``ic.estimators.validated_scale`` chooses how far.
+
+        Args:
+            factor: to multiply by.
+
+        Returns:
+            Another change, whose ``meta`` says the factor, as ``scaled``.
+        """
+        whole = factor * self.meta.get("scaled", 1.0)
+        return ParameterChange({name: factor * delta for name, delta in self.items()}, self.meta | {"scaled": whole})
+
+    def __repr__(self) -> str:
+        """What changes how much, without the numbers."""
+        weights = sum(delta.numel() for delta in self.values())
+        norm = sum(float(delta.double().square().sum()) for delta in self.values()) ** 0.5
+        named = self.meta.get("estimator", "weights")
+        return f"ParameterChange({named}: {weights:,} weights in {', '.join(self)}; norm {norm:.3g})"

@@ -22,6 +22,9 @@ from influence_core.evaluation.variants import answered, asked_of, earlier_studi
 from influence_core.progress import track
 from influence_core.study import Study
 
+SAME = 0.999
+"""Rank correlation from which on scores count as those of the same model: all the rest is rounding."""
+
 
 @dataclass(frozen=True, eq=False)
 class RankStability:
@@ -76,8 +79,11 @@ class RankStability:
         ]
         alone = self.table.iloc[:, 2]
         if self.over == "seeds":
+            other = alone[self.table.iloc[:, 1] < 100 * SAME]  # the study's seed trains its own model once more
+            who = "them" if len(other) in (0, len(alone)) else "those that are not itself once more"
+            share = (other if len(other) else alone).mean()
             found.append(
-                f"This study's own model shares {alone.mean():.0f} % with them: what is named of it and of no other is "
+                f"This study's own model shares {share:.0f} % with {who}: what is named of it and of no other is "
                 "about this one training, not about the data."
             )
         else:

@@ -17,15 +17,12 @@ from influence_core.evaluation.candidates import REFUSALS, said
 from influence_core.evaluation.explained import explained_ids
 from influence_core.evaluation.naming import distinct
 from influence_core.evaluation.rank_correlation import spearman
-from influence_core.evaluation.rank_stability import top_in_common
+from influence_core.evaluation.rank_stability import SAME, top_in_common
 from influence_core.evaluation.retraining import Retrain
 from influence_core.evaluation.variants import answered, asked_of, randomised_study, retrained_study
 from influence_core.parameters import plain
 from influence_core.progress import track
 from influence_core.study import Study
-
-SAME = 0.999
-"""Rank correlation from which on scores count as those of the same model: all the rest is rounding."""
 
 MUCH = 0.5
 """Rank correlation within a label from which on scores keep much of their order."""

@@ -164,6 +164,14 @@ def test_subset_by_mask_and_refusals():
         named().subset([0, 4])
 
 
+def test_what_is_left_without_some():
+    assert named().without([2, 0]).filepaths == ["1.png", "3.png"]
+    assert named().without(torch.tensor([True, False, False, True])).filepaths == ["1.png", "2.png"]
+    assert len(named().without([])) == 4
+    with pytest.raises(InvalidInput, match="no train sample -1"):
+        named().without([-1])
+
+
 def test_wrap_never_changes_what_it_is_given():
     data = images(name="data", class_names=None)
     first, second = wrap(data, "train", ["a", "b", "c"]), wrap(data, "test")

@@ -109,6 +109,7 @@ def test_what_a_budget_is_expected_to_find(study: ic.Study) -> None:
     assert torch.equal(part.probabilities, p[[3, 20, 50]]), "of a class: as in the whole set, not fitted anew"
     assert found.corrupted is not None
     assert found.reliability().error == reliability(p, found.corrupted).error
+    assert found.reliability(4).figure((0.5, 0.25)) == ic.figures.reliability(found.reliability(4), (0.5, 0.25))
     guessed = detect(study, scores_of(p))
     assert guessed.quality.source == "mixture"
     assert torch.equal(guessed.probabilities, mixture(p))

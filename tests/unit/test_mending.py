@@ -72,6 +72,7 @@ def test_mend_and_retrain_are_one_path(study, loss):
     other = retrain(study, ic.applications.apply_relabels(study.train, table), seeds=(0, 1))
     assert (other.before, other.after) == (found.outcomes["given"].accuracies, found.outcomes["mended"].accuracies)
     assert other.paired == found.gain
+    assert str(other.paired) in other._repr_html_()
     assert other.gain == pytest.approx(found.gain.value)
     assert other.study.fingerprint == found.study.fingerprint
     assert [other.relabelled, other.excluded] == found.changes["mended"]

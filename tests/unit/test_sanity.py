@@ -87,6 +87,17 @@ def test_retrained_models_keep_as_many_checkpoints(study: ic.Study) -> None:
         rank_stability(study, "tracin", (0, 1), test=TESTS, retrain=redrawn)
 
 
+def test_the_seed_of_the_study_itself_is_not_counted_as_another(study: ic.Study) -> None:
+    def own_or_new(one: ic.Study, kept: Tensor, seed: int) -> nn.Module:
+        return one.model if seed == 0 else redrawn(one, kept, seed)
+
+    found = rank_stability(study, "lastlayer", (0, 1, 2), test=TESTS, retrain=own_or_new)
+    shared = found.table.iloc[:, 2].tolist()
+    assert shared[0] == 100 > max(shared[1:])
+    said = f"shares {sum(shared[1:]) / 2:.0f} % with those that are not itself"
+    assert said in found.sentences()[1]
+
+
 def test_suspicion_has_one_side_and_no_test_images(study: ic.Study) -> None:
     found = rank_stability(study, "loss", (0, 1), retrain=redrawn, k=4)
     assert (found.what, found.test_ids) == ("mislabel_scores", None)

@@ -106,6 +106,18 @@ def test_new_labels(study, newton, how):
     assert torch.equal(in_order.predicted, found.predicted)
 
 
+def test_half_an_edit_lies_halfway(study, newton):
+    change = newton.parameter_change(remove=IDS)
+    quarter = change.scaled(0.5).scaled(0.5)
+    then = dict(study.edited(quarter).model.named_parameters())
+    for name, weight in study.model.named_parameters():
+        torch.testing.assert_close(then[name], weight + 0.25 * change[name])
+    assert (quarter.meta["scaled"], "scaled" in change.meta, quarter.meta["removed"]) == (0.25, False, 3)
+    weights = sum(delta.numel() for delta in change.values())
+    assert f"{weights:,} weights" in repr(change)
+    assert len(repr(change)) < 200
+
+
 def test_mistakes_that_would_mend(study, newton):
     harmful = newton.influence(study.misclassified()).values.sum(1).topk(6, largest=False).indices
     found = what_if(study, newton, harmful)
@@ -220,6 +232,18 @@ def made(predicted, actual, **parts):
         "test_ids": range(len(predicted)),
     }  # fmt: skip
     return Receipt(**(facts | parts), predicted=predicted, actual=actual)
+
+
+def test_a_receipt_says_what_was_said_and_what_happened():
+    one = made([0.5, -0.25, 0.25], [0.25, 0.5, 0.5], ids=(3,), seeds=(4,), accuracy=(0.5, 0.75))
+    assert one.sentences() == [
+        "ekfac says that leaving out 1 training image changes the mean test loss by +0.167 nats.",
+        "Trained with and without (1 seed), it changes by +0.417 nats; 2 of 3 losses move the way that was said.",
+        "Test accuracy goes from 50.0 to 75.0 %.",
+    ]
+    assert all(sentence in one._repr_html_() and sentence in repr(one) for sentence in one.sentences())
+    assert "trained again so far" in made([1.0], None).sentences()[1]
+    assert "nats" not in made([1.0], None, scale="rank only", action="relabel", labels=[0] * 10).sentences()[0]
 
 
 def test_a_receipt_read_back_is_equal(tmp_path):
