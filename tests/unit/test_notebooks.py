@@ -22,9 +22,14 @@ EXAMPLES = {
 }
 """What a row of the table says of where its sample lies; pictures of MNIST have no file each."""
 
+LOOPS = ("compare_methods", "find_and_mend_labels", "remove_and_edit")
+"""Those that go from a mistake to a gain that a training again has measured, which their last cell shows."""
 
-def test_there_are_a_quickstart_and_four_walks() -> None:
-    assert [n.stem for n in NOTEBOOKS] == sorted(["quickstart", *walks.WALKS])
+GAIN = re.compile(r"([+-]\d+\.\d) points \(95 %: ([+-]\d+\.\d) to ([+-]\d+\.\d)\)")
+
+
+def test_there_are_a_quickstart_four_walks_and_three_loops() -> None:
+    assert [n.stem for n in NOTEBOOKS] == sorted(["quickstart", *walks.WALKS, *LOOPS])
 
 
 @pytest.mark.parametrize("name", walks.WALKS)
@@ -53,6 +58,47 @@ def test_it_runs_and_shows_the_kinds_of_results_that_are_stored(path: Path, tmp_
             assert before.outputs or "=" in before.source or "import" in before.source
     if path.stem in walks.WALKS:
         check_walk(path.stem, tmp_path)
+    if path.stem in LOOPS:
+        for notebook in (stored, fresh):
+            check_gains(path.stem, shown(notebook, -1))
+    if path.stem == "find_and_mend_labels":
+        check_controls(shown(fresh, -3))
+
+
+def shown(notebook: nbformat.NotebookNode, cell: int) -> str:
+    """What the last output of a cell of code says, by its place among these."""
+    output = [c for c in notebook.cells if c.cell_type == "code"][cell].outputs[-1]
+    return str(output["text"] if output.output_type == "stream" else output.data["text/html"])
+
+
+def check_gains(name: str, text: str) -> None:
+    """The interval of the measured gain lies above 0; the best of two methods gains more."""
+    (gain, low, high), *others = [tuple(map(float, numbers)) for numbers in GAIN.findall(text)]
+    assert 0 < low <= gain <= high < 40
+    assert len(others) == (name == "compare_methods")
+    assert all(other[0] < gain for other in others)
+
+
+def check_controls(text: str) -> None:
+    """Mending the labels that were found beats changing, and checking, as many at random; clean labels are better."""
+    random, checked, _, clean = [float(gain) for gain in re.findall(r"mending less that is ([+-]\d+\.\d) points", text)]
+    assert random > checked > 0 > clean
+
+
+def test_a_gain_that_is_none_is_seen() -> None:
+    check_gains("remove_and_edit", "+8.9 points (95 %: +5.8 to +12.3)")
+    two = "{} points (95 %: +1.0 to +9.0) {} points (95 %: -3.0 to +6.0)"
+    check_gains("compare_methods", two.format("+4.0", "+2.0"))
+    for name, text in (
+        ("remove_and_edit", "+1.0 points (95 %: -2.5 to +4.6)"),
+        ("remove_and_edit", two.format("+4.0", "+2.0")),
+        ("compare_methods", two.format("+4.0", "+5.0")),
+        ("compare_methods", "+8.9 points (95 %: +5.8 to +12.3)"),
+    ):
+        with pytest.raises(AssertionError):
+            check_gains(name, text)
+    with pytest.raises(ValueError, match="not enough values"):
+        check_gains("remove_and_edit", "nothing was measured")
 
 
 def check_walk(name: str, folder: Path) -> None:
