@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from influence_core.errors import InvalidInput
+from influence_core.estimators.registry import title_of
 from influence_core.progress import counted
 from influence_core.store import Store
 from influence_core.store.place import folder_at
@@ -111,7 +112,7 @@ class Receipt:
     def sentences(self) -> list[str]:
         """What was said, and what happened, in plain sentences."""
         nats = self.scale == "nats"
-        said = f"{self.estimator} says that {DONE[self.action].lower()} {counted(len(self.ids), 'training image')} "
+        said = f"{title_of(self.estimator)} says that {DONE[self.action].lower()} {counted(len(self.ids), 'training image')} "
         found = [
             said + (f"changes the mean test loss by {_mean(self.predicted):+.3g} nats." if nats else "has an order.")
         ]
