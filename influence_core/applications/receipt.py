@@ -112,7 +112,8 @@ class Receipt:
     def sentences(self) -> list[str]:
         """What was said, and what happened, in plain sentences."""
         nats = self.scale == "nats"
-        said = f"{title_of(self.estimator)} says that {DONE[self.action].lower()} {counted(len(self.ids), 'training image')} "
+        what = f"{DONE[self.action].lower()} {counted(len(self.ids), 'training image')}"
+        said = f"{title_of(self.estimator)} says that {what} "
         found = [
             said + (f"changes the mean test loss by {_mean(self.predicted):+.3g} nats." if nats else "has an order.")
         ]

@@ -1,6 +1,6 @@
 """What a change of the training set is predicted to do, and the receipt that training writes for it."""
 
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 import torch
@@ -29,7 +29,7 @@ def prediction(choice: frame.Choice, change: Change) -> tuple[Step, ic.estimator
 
     def make() -> ic.applications.WhatIf:
         fitted = _fitted(study, name)
-        asked = "remove" if labels is None else "relabel"
+        asked: Literal["remove", "relabel"] = "remove" if labels is None else "relabel"
         scores = None
         if labels is None or "parameter_change" not in fitted.gives():  # else the edited model says it
             words = f"{title}: influence on all test images"

@@ -237,7 +237,7 @@ def made(predicted, actual, **parts):
 def test_a_receipt_says_what_was_said_and_what_happened():
     one = made([0.5, -0.25, 0.25], [0.25, 0.5, 0.5], ids=(3,), seeds=(4,), accuracy=(0.5, 0.75))
     assert one.sentences() == [
-        "ekfac says that leaving out 1 training image changes the mean test loss by +0.167 nats.",
+        "EK-FAC says that leaving out 1 training image changes the mean test loss by +0.167 nats.",
         "Trained with and without (1 seed), it changes by +0.417 nats; 2 of 3 losses move the way that was said.",
         "Test accuracy goes from 50.0 to 75.0 %.",
     ]
