@@ -8,6 +8,7 @@ the outer loop's words. A listener may raise, to stop the work; whatever was und
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -43,12 +44,13 @@ def listen(listener: Listener) -> Iterator[None]:
         _innermost.reset(loop)
 
 
-def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+def track(items: Iterable[T], what: str | Callable[[int], str], total: int | None = None) -> Iterator[T]:
     """Iterate over ``items`` and report each finished one.
 
     Args:
         items: what to iterate over.
-        what: a few words a person understands, such as "TracIn checkpoints".
+        what: a few words a person understands, such as "TracIn checkpoints"; or what gives them by the number of items
+            that are finished, such as "3 of 8 trainings", where the loops inside count in steps of their own.
         total: number of items, where ``len`` does not tell.
 
     Yields:
@@ -57,7 +59,8 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
     if total is None:
         total = len(items) if isinstance(items, Sized) else 0
     outer = _innermost.get()
-    loop = _Loop(total, outer, _shown(what, total) if outer is None else None)
+    words = what if callable(what) else lambda _: what
+    loop = _Loop(total, outer, words, _shown(words(0), total) if outer is None else None)
     _innermost.set(loop)
     try:
         loop.tell()
@@ -108,8 +111,14 @@ def duration(seconds: float) -> str:
 class _Loop:
     """How far a loop is, in steps of the loops inside it where there are any."""
 
-    def __init__(self, total: int, outer: _Loop | None, shown: tuple[Listener, Callable[[], None]] | None) -> None:
-        self._total, self.outer, self._shown = total, outer, shown
+    def __init__(
+        self,
+        total: int,
+        outer: _Loop | None,
+        words: Callable[[int], str],
+        shown: tuple[Listener, Callable[[], None]] | None,
+    ) -> None:
+        self._total, self.outer, self._words, self._shown = total, outer, words, shown
         self._closed = False
         self._items = 0
         self._steps = 0  # that the loops inside took for one item: the most so far
@@ -129,7 +138,7 @@ class _Loop:
                 self.outer._current = (done, total)
             self.outer.tell()
         elif self._shown is not None:
-            self._shown[0]("", done, total)
+            self._shown[0](self._words(self._items), done, total)
 
     def close(self) -> None:
         if self._closed:
@@ -152,12 +161,16 @@ def _shown(what: str, total: int) -> tuple[Listener, Callable[[], None]]:
     """What shows the outermost loop, and what takes it away."""
     listener = _listener.get()
     if listener is not None:
-        return lambda _, done, of: listener(what, done, of), lambda: None
+        return listener, lambda: None
     tqdm = _tqdm()
     quiet = False if "notebook" in tqdm.__module__ else None  # None: quiet where the output is no terminal
     bar = tqdm(desc=what, total=total or None, delay=1.0, leave=False, disable=quiet)
 
-    def show(_: str, done: int, of: int) -> None:
+    def show(words: str, done: int, of: int) -> None:
+        nonlocal what
+        if words != what:
+            what = words
+            bar.set_description(words, refresh=False)
         if of != (bar.total or 0):
             bar.reset(of or None)
         bar.update(done - bar.n)
@@ -179,3 +192,17 @@ def _tqdm() -> Any:
 def counted(count: int, noun: str) -> str:
     """A number with its noun, such as "1 training" or "1,200 trainings"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def tally(step: str, done: int, total: int) -> str:
+    """How far work is, in numbers: "12 of 600".
+
+    Args:
+        step: what it does, in words.
+        done: steps done.
+        total: of so many; 0 where nobody knows.
+
+    Returns:
+        Words; empty where nobody knows, and where the step's own words count.
+    """
+    return f"{done:,} of {total:,}" if total and not re.search(r"\d of \d", step) else ""

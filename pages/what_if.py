@@ -125,12 +125,12 @@ with left:
 with other:
     if receipt is None:
         words = f"Trains {2 * picked.seeds} models, with and without the change, and compares."
-        receipt = steps.done(verification, "verify", "Verify", words)
+        receipt = steps.done(verification, "verify", "Verify", f"{words} {steps.takes(verification)}")
     compared = None if receipt is None else ic.applications.calibration([receipt])
     if compared is not None:
         st.markdown(predicted.verdict(compared))
 if receipt is None or compared is None:
-    st.caption(steps.KEPT if predicted.store_of(study) is not None else steps.LOST)
+    st.caption(steps.fate(verification))
 else:
     left, other = st.columns([3, 2], gap="medium")
     left.plotly_chart(compared.figure(), key="receipt", config={"displayModeBar": False})

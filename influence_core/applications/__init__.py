@@ -14,7 +14,7 @@ from influence_core.applications.budgets import budgets
 from influence_core.applications.detection import Detection, detect
 from influence_core.applications.label_probabilities import LabelProbabilities
 from influence_core.applications.mended_files import Mended, mend_files, read_mended
-from influence_core.applications.mending import mend
+from influence_core.applications.mending import mend, mending_trainings
 from influence_core.applications.mending_report import Mending
 from influence_core.applications.mixture import mixture
 from influence_core.applications.paired import Gain, paired
@@ -58,6 +58,7 @@ __all__ = [
     "in_range",
     "mend",
     "mend_files",
+    "mending_trainings",
     "mixture",
     "otsu",
     "paired",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,23 +12,22 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from influence_core.applications.detection import detect
 from influence_core.applications.labelling import Labelling
-from influence_core.applications.mending_report import ARMS, Mending
-from influence_core.applications.relabelling import decided, relabel
-from influence_core.applications.trainings import Outcome, outcomes
+from influence_core.applications.mending_plan import Among, Arm, Control, Plan, plan
+from influence_core.applications.mending_report import Mending
+from influence_core.applications.trainings import Outcome, asked, outcomes
 from influence_core.applications.trusted_step import edited_as_far
-from influence_core.errors import InvalidInput, NotSupported
+from influence_core.errors import InvalidInput
 from influence_core.estimators import Estimator
-from influence_core.estimators.changes import checked_ids, data_change
+from influence_core.estimators.changes import data_change
 from influence_core.progress import track
-from influence_core.scores import Scores
-from influence_core.store import Store
+from influence_core.store import Store, Trainings
 from influence_core.store.retrainings import RECIPE, Retrain
-from influence_core.store.training import kept_weights
+from influence_core.store.trained import kept_weights
 from influence_core.study import Study
 
-Control = Literal["random", "checked", "same", "clean"]
+PURPOSE = "Apply and measure"
+"""What the trainings are for, as a list of jobs has it."""
 
 
 def mend(
@@ -38,7 +37,7 @@ def mend(
     *,
     threshold: float | None = None,
     budget: int | None = None,
-    among: Literal["all", "harmful"] = "all",
+    among: Among = "all",
     test: Sequence[int] | Tensor | None = None,
     by: Literal["retraining", "edit"] = "retraining",
     controls: Sequence[Control] | None = None,
@@ -72,7 +71,8 @@ def mend(
         controls: of "random", "checked", "same" and "clean"; by default "random", and all where the truth is known.
         seeds: one model each for the given labels, the mended ones and every control.
         retrain: trains one model: "recipe", or ``retrain(study, kept, seed)``.
-        store: where each finished training is kept, so that what is broken off goes on.
+        store: where each finished training is kept, so that what is broken off goes on; a job trains with
+            ``ic.jobs.submit_task(mending_trainings(...))``, of the same arguments.
 
     Returns:
         The report: gains with intervals, what was changed, and the study with the mended labels and model.
@@ -82,47 +82,22 @@ def mend(
         NotSupported: if the estimator or the study does not give what is asked for.
     """
     begun = time.perf_counter()
-    study.need_classes("mending")
-    _check(estimator, decisions, threshold, budget, among, by)
-    harm = None if estimator is None else _harm(study, estimator, test)
-    if among == "harmful" and harm is None:
-        assert estimator is not None
-        if "influence" not in estimator.gives():
-            raise estimator.lacks("influence")
-        raise InvalidInput("there is no mistake whose harmful images could be mended: take among='all', or test= ids")
-    facts: dict[str, Any] = {"mistakes": len(study.misclassified()), "among": among, "by": by, "threshold": None}
-    facts["estimator"] = None if estimator is None else estimator.name
-    if harm is not None:
-        facts["harmful"] = int((harm > 0).sum())
-    scores = None
-    if decisions is not None:
-        mended = Labelling(*decided(study.train, decisions))
-        facts["source"] = "decisions"
-    else:
-        assert estimator is not None
-        scores = estimator.mislabel_scores()
-        mended, found = _suggested(study, estimator, scores, threshold, budget, harm if among == "harmful" else None)
-        facts |= {"source": "suggestions", **found}
-    if not len(mended.touched(study.train)):
-        raise InvalidInput(_nothing(decisions is not None))
-    arms = _arms(study, mended, controls)
+    found = plan(study, estimator, decisions, threshold, budget, among, test, by, controls)
     if by == "edit":
         assert estimator is not None
-        found_outcomes, weights = _edited(study, estimator, arms, seeds)
+        found_outcomes, weights = _edited(study, estimator, found.arms, seeds)
     else:
-        sets = {name: _data_of(study, arm) for name, arm in arms.items()}
-        found_outcomes, kept = outcomes(
-            study, sets, seeds, retrain=retrain, store=store, keep=("mended",), title="mending: training again"
-        )
+        these = found.wanted(study, seeds)
+        found_outcomes, kept = outcomes(study, these, retrain=retrain, store=store, purpose=PURPOSE)
         weights = dict(kept["mended"].weights)
-    facts |= {"seconds": time.perf_counter() - begun, "study_name": study.name}
+    facts = {**found.facts, "seconds": time.perf_counter() - begun, "study_name": study.name}
     return Mending(
         outcomes=found_outcomes,
-        changes={name: _counts(study, arm, seeds) for name, arm in arms.items()},
+        changes={name: _counts(study, arm, seeds) for name, arm in found.arms.items()},
         seeds=[int(seed) for seed in seeds],
-        images=_images(study, mended, scores, harm),
-        labels=mended.labels,
-        keep=mended.keep,
+        images=_images(study, found),
+        labels=found.mended.labels,
+        keep=found.mended.keep,
         fingerprint=study.fingerprint,
         facts=facts,
         weights=weights,
@@ -130,88 +105,49 @@ def mend(
     )
 
 
-Arm = Callable[[int], Labelling]
-
-
-def _check(
-    estimator: Estimator | None, decisions: Any, threshold: float | None, budget: int | None, among: str, by: str
-) -> None:
-    given = [n for n, v in (("decisions", decisions), ("threshold", threshold), ("budget", budget)) if v is not None]
-    if len(given) > 1:
-        raise InvalidInput(f"{' and '.join(given)} are given: say in one way which labels to mend")
-    if among not in ("all", "harmful") or by not in ("retraining", "edit"):
-        raise InvalidInput(f"among={among!r}, by={by!r}: choose all or harmful, retraining or edit")
-    if estimator is None and (decisions is None or among == "harmful" or by == "edit"):
-        raise InvalidInput(
-            "an estimator is needed, fitted on the study: mend(study, ic.estimators.get('ekfac').fit(study)); without "
-            "one, give a reviewed table of relabel, decisions=, and let the model be trained again"
-        )
-    if by == "edit" and estimator is not None and "parameter_change" not in estimator.gives():
-        raise estimator.lacks("parameter_change")
-
-
-def _nothing(reviewed: bool) -> str:
-    if reviewed:
-        return "no label changes: no row of the table says relabel or exclude in the column decision"
-    return "no label changes: every suggestion is the given label; lower the threshold, or raise the budget"
-
-
-def _harm(study: Study, estimator: Estimator, test: Sequence[int] | Tensor | None) -> Tensor | None:
-    """How much each training image harms the mistakes, all together: minus its influence on them, float64 [N]."""
-    if "influence" not in estimator.gives() or (test is not None and not len(test)):
-        return None
-    wrong = study.misclassified() if test is None else checked_ids(test, len(study.test), "test")
-    if not len(wrong):
-        return None
-    return -estimator.influence(wrong).values.double().sum(1)
-
-
-def _suggested(
+def mending_trainings(
     study: Study,
-    estimator: Estimator,
-    scores: Scores,
-    threshold: float | None,
-    budget: int | None,
-    harm: Tensor | None,
-) -> tuple[Labelling, dict[str, Any]]:
-    """The suggestions for the most suspicious images, of those that do harm where it is given; and where the cut is."""
-    found = detect(study, scores, threshold)
-    if harm is not None and bool((harm > 0).any()):
-        found = found.within((harm > 0).nonzero().flatten())
-    found = found if budget is None else found.budget(budget)
-    table = relabel(study, estimator, found.threshold, scores)
-    if harm is not None:
-        table["is_label_issue"] &= (harm > 0)[table["index"].to_list()].numpy()
-    facts = {"threshold": found.threshold, "suspicious": int(table["is_label_issue"].sum())}
-    return Labelling(*decided(study.train, table, "flagged")), facts
+    estimator: Estimator | None = None,
+    decisions: pd.DataFrame | str | Path | None = None,
+    *,
+    threshold: float | None = None,
+    budget: int | None = None,
+    among: Among = "all",
+    test: Sequence[int] | Tensor | None = None,
+    controls: Sequence[Control] | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    retrain: str | Retrain = RECIPE,
+) -> Trainings:
+    """The trainings that ``mend`` needs, for a job: with a store that has them ``mend`` trains nothing.
 
+    Args:
+        study: as of ``mend``, and so are the others.
+        estimator: likewise.
+        decisions: likewise.
+        threshold: likewise.
+        budget: likewise.
+        among: likewise.
+        test: likewise.
+        controls: likewise.
+        seeds: likewise.
+        retrain: "recipe", or a function that has a name.
 
-def _arms(study: Study, mended: Labelling, controls: Sequence[Control] | None) -> dict[str, Arm]:
-    """Labelling of each seed, by name."""
-    train, classes, known = study.train, study.num_classes, study.train.true_labels is not None
-    wanted = controls if controls is not None else (("random", "checked", "same", "clean") if known else ("random",))
-    unknown = [name for name in wanted if name not in ARMS or name in ("given", "mended")]
-    if unknown:
-        raise InvalidInput(f"there is no control {unknown[0]!r}; choose of random, checked, same and clean")
-    if not known and set(wanted) - {"random"}:
-        raise NotSupported(
-            "the controls checked, same and clean need true labels: LabelledDataset(..., true_labels=...); without "
-            "them, controls=['random']"
-        )
-    given, touched = Labelling.given(train), mended.touched(train)
-    found: dict[str, Arm] = {
-        "given": lambda _: given,
-        "mended": lambda _: mended,
-        "random": lambda seed: mended.at_random(train, classes, seed),
-        "checked": lambda seed: mended.checked_at_random(train, seed),
-        "same": lambda _: given.clean(train, touched),
-        "clean": lambda _: given.clean(train),
-    }
-    return {name: arm for name, arm in found.items() if name in ("given", "mended", *wanted)}
+    Returns:
+        The task, for ``ic.jobs.submit_task`` or ``Store.compute``.
 
+    Raises:
+        InvalidInput: if nothing says what to do, too much does, or no label changes.
+        NotSupported: if the estimator or the study does not give what is asked for.
 
-def _data_of(study: Study, arm: Arm) -> Callable[[int], Any]:
-    return lambda seed: arm(seed).data(study.train)
+    Example:
+        >>> import influence_core as ic
+        >>> study = ic.demo.digits()
+        >>> loss = ic.estimators.Loss().fit(study)
+        >>> mending_trainings(study, loss, budget=100, controls=["random"], seeds=[0, 1]).title
+        'Apply and measure: 6 trainings of 1,000 images'
+    """
+    found = plan(study, estimator, decisions, threshold, budget, among, test, "retraining", controls)
+    return asked(study, found.wanted(study, seeds), retrain, PURPOSE)
 
 
 def _counts(study: Study, arm: Arm, seeds: Sequence[int]) -> list[int]:
@@ -221,7 +157,7 @@ def _counts(study: Study, arm: Arm, seeds: Sequence[int]) -> list[int]:
 
 
 def _edited(
-    study: Study, estimator: Estimator, arms: dict[str, Arm], seeds: Sequence[int]
+    study: Study, estimator: Estimator, arms: Mapping[str, Arm], seeds: Sequence[int]
 ) -> tuple[dict[str, Outcome], dict[str, Tensor]]:
     """The study's model with changed weights in place of models that are trained again."""
     if not len(seeds):
@@ -249,12 +185,13 @@ def _edit(study: Study, estimator: Estimator, labelling: Labelling) -> Study:
     new = dict(zip(ids.tolist(), labelling.labels[ids].tolist(), strict=True))
     if not new and bool(labelling.keep.all()):
         return study
-    asked: dict[str, Any] = {"remove": labelling.excluded(), "relabel": new}
-    return edited_as_far(study, estimator, data_change(study.train, study.classes, **asked), **asked)[0]
+    change: dict[str, Any] = {"remove": labelling.excluded(), "relabel": new}
+    return edited_as_far(study, estimator, data_change(study.train, study.classes, **change), **change)[0]
 
 
-def _images(study: Study, mended: Labelling, scores: Any, harm: Tensor | None) -> pd.DataFrame:
+def _images(study: Study, found: Plan) -> pd.DataFrame:
     """A row for each image that changes."""
+    mended, scores, harm = found.mended, found.scores, found.harm
     train, names = study.train, study.class_names
     ids = mended.touched(train).tolist()
     rows = [

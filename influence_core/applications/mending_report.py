@@ -23,7 +23,7 @@ from influence_core.errors import InvalidInput, NotSupported, StaleResult
 from influence_core.identity import check_identified
 from influence_core.models import load_tensors, read_facts, save_tensors
 from influence_core.progress import counted
-from influence_core.store.training import study_with
+from influence_core.store.trained import study_with
 from influence_core.study import Study
 from influence_core.threads import uninterrupted
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from influence_core.applications.removal_report import FULL, RANDOM, Removals
-from influence_core.applications.trainings import outcomes
+from influence_core.applications.trainings import outcomes, wanted
 from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput, NotSupported, StaleResult
 from influence_core.estimators import Estimator
@@ -159,7 +159,7 @@ def _removed(
     for name, drawn in orders.items():
         for count in counts[1:]:
             sets[_key(name, count)] = lambda seed, drawn=drawn, count=count: study.train.without(drawn(seed)[:count])  # type: ignore[misc]
-    found, _ = outcomes(study, sets, seeds, retrain=retrain, store=store, title="removing and training again")
+    found, _ = outcomes(study, wanted(sets, seeds), retrain=retrain, store=store, purpose="removing and training again")
     curves = {name: {count: found[_key(name, count) if count else FULL] for count in counts} for name in orders}
     wrong = study.train.corrupted
     hit = {} if wrong is None else {n: {c: int(wrong[i[:c]].sum()) for c in counts} for n, i in ranked.items()}

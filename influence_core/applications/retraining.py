@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from influence_core.applications.paired import Gain
-from influence_core.applications.trainings import outcomes
+from influence_core.applications.trainings import outcomes, wanted
 from influence_core.data import LabelledDataset
 from influence_core.progress import counted
 from influence_core.store import Store
@@ -110,8 +110,8 @@ def retrain(
     """
     begun = time.perf_counter()
     sets = {"before": lambda _: study.train, "after": lambda _: mended}
-    title = "training again on both sets of labels"
-    found, kept = outcomes(study, sets, seeds, store=store, keep=("after",), title=title)
+    purpose = "training again on both sets of labels"
+    found, kept = outcomes(study, wanted(sets, seeds, keep=("after",)), store=store, purpose=purpose)
     made = kept["after"].study(study, mended, mended_name(study))
     excluded = len(study.train) - len(mended)
     changed = int((mended.labels != study.train.labels).sum()) if not excluded else _changed(study.train, mended)
@@ -134,10 +134,5 @@ def mended_name(study: Study) -> str:
 
 def _changed(before: LabelledDataset, after: LabelledDataset) -> int:
     """Samples that are still there with another label."""
-    _, kept = after.root()
-    _, all_ids = before.root()
-    places = {place: index for index, place in enumerate(all_ids if all_ids is not None else range(len(before)))}
-    if kept is None:
-        return 0
-    own = [places.get(place) for place in kept]
-    return sum(int(before.labels[index]) != int(after.labels[j]) for j, index in enumerate(own) if index is not None)
+    places = after.places_in(before)
+    return 0 if places is None else int((before.labels[places] != after.labels).sum())

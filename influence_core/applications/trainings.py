@@ -1,4 +1,7 @@
-"""The path that every application takes to a model trained anew: seeds times training sets, each training kept."""
+"""The path that every application takes to a model trained anew: seeds times training sets, each training kept.
+
+An application says first which trainings it needs, so that a job can make them, and makes those that are missing.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput
 from influence_core.pieces import parts, piece
 from influence_core.progress import track
-from influence_core.store import Store, Trained, Training
+from influence_core.store import Store, Trained, Training, Trainings
 from influence_core.store.retrainings import RECIPE, Retrain, function_of
-from influence_core.store.training import train, trained_of
+from influence_core.store.trained import trained_of
+from influence_core.store.training import train
 from influence_core.study import Study
 
 DataOfSeed = Callable[[int], LabelledDataset]
@@ -70,15 +74,101 @@ class Outcome:
         return paired(self.right.double() - other.right.double())
 
 
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A training that an application needs.
+
+    Attributes:
+        name: of the training set, words of letters, digits and hyphens.
+        seed: of the weights and the order of the batches.
+        data: to train on.
+        weights: of the loss of each image, float64 [n], or ``None``.
+        keep: whether the weights of the model are kept.
+    """
+
+    name: str
+    seed: int
+    data: LabelledDataset
+    weights: Tensor | None = None
+    keep: bool = False
+
+
+def wanted(sets: Mapping[str, DataOfSeed], seeds: Sequence[int], keep: Sequence[str] = ()) -> list[Wanted]:
+    """Which trainings several training sets need, with every seed.
+
+    Args:
+        sets: name -> the training set of a seed.
+        seeds: one training each for every set.
+        keep: names of the sets whose model is wanted, that of the first seed.
+
+    Returns:
+        The trainings, seed after seed.
+
+    Raises:
+        InvalidInput: if there is no seed.
+    """
+    if not len(seeds):
+        raise InvalidInput("seeds is empty: models are trained for each, so give at least one, such as (0,)")
+    return [
+        Wanted(name, int(seed), data(int(seed)), keep=name in keep and not number)
+        for number, seed in enumerate(seeds)
+        for name, data in sets.items()
+    ]
+
+
+def asked(study: Study, these: Sequence[Wanted], retrain: str | Retrain, purpose: str) -> Trainings:
+    """The trainings as a store and a job know them.
+
+    Args:
+        study: whose model, loss, recipe and test set are used.
+        these: the trainings.
+        retrain: "recipe", or a function that has a name.
+        purpose: what they are for, in a few words for a person.
+
+    Returns:
+        The task.
+    """
+    members = [Training.of(study, one.data, one.seed, retrain, one.weights, one.keep) for one in these]
+    return Trainings(study, members, purpose)
+
+
+def trained(
+    study: Study, these: Sequence[Wanted], retrain: str | Retrain, store: Store | None, purpose: str
+) -> list[Trained]:
+    """Trainings: what a store or the piece of work under way has of them, and what is missing made now.
+
+    Args:
+        study: whose model, loss, recipe and test set are used.
+        these: the trainings.
+        retrain: trains, see ``outcomes``.
+        store: where they are kept.
+        purpose: what they are for, in a few words for a person.
+
+    Returns:
+        The trainings in order.
+    """
+    if store is not None:
+        found: list[Trained] = store.compute(asked(study, these, retrain, purpose))
+        return [replace(one, losses=one.losses.clone()) for one in found]
+    function = function_of(retrain) if isinstance(retrain, str) else retrain
+    return [_made(study, one, function) for one in track(these, purpose)]
+
+
+def _made(study: Study, one: Wanted, function: Retrain) -> Trained:
+    def made() -> Mapping[str, Tensor]:
+        return train(study, one.data, one.seed, function, one.weights, one.keep).tensors()
+
+    with parts(one.name):
+        return trained_of(piece(f"seed-{one.seed}", made))
+
+
 def outcomes(
     study: Study,
-    sets: Mapping[str, DataOfSeed],
-    seeds: Sequence[int],
+    these: Sequence[Wanted],
     *,
     retrain: str | Retrain = RECIPE,
     store: Store | None = None,
-    keep: Sequence[str] = (),
-    title: str = "training again",
+    purpose: str = "training again",
 ) -> tuple[dict[str, Outcome], dict[str, Trained]]:
     """Train the model of a study on several training sets, with every seed, and judge each model on the test set.
 
@@ -87,65 +177,24 @@ def outcomes(
 
     Args:
         study: with labels that are classes.
-        sets: name, words of letters, digits and hyphens -> the training set of a seed.
-        seeds: one training each for every set.
+        these: the trainings, see ``wanted``.
         retrain: "recipe", or ``retrain(study, kept, seed)``, which is given the study with the set for its training
             set, and all of its ids; a store needs one with a name, see ``ic.store.Retrainings``.
         store: where finished trainings are kept.
-        keep: names of the sets whose model is wanted, that of the first seed.
-        title: of the progress shown.
+        purpose: what they are for, which is shown meanwhile.
 
     Returns:
-        The outcomes by name, and the trainings that were to be kept.
-
-    Raises:
-        InvalidInput: if there is no seed.
+        The outcomes by the names of the sets, and by name the trainings whose models were to be kept.
     """
     study.need_classes("training again")
-    if not len(seeds):
-        raise InvalidInput("seeds is empty: models are trained for each, so give at least one, such as (0,)")
-    done: dict[str, list[Trained]] = {name: [] for name in sets}
-    for seed, name in track([(int(seed), name) for seed in seeds for name in sets], title):
-        data, whole = sets[name](seed), name in keep and not done[name]
-        done[name].append(trained(study, data, seed, retrain=retrain, store=store, keep=whole, name=name))
+    done: dict[str, list[Trained]] = {}
+    kept: dict[str, Trained] = {}
+    for one, made in zip(these, trained(study, these, retrain, store, purpose), strict=True):
+        done.setdefault(one.name, []).append(made)
+        if one.keep:
+            kept[one.name] = made
     found = {}
     for name, models in done.items():
         right = [one.right for one in models if one.right is not None]
         found[name] = Outcome(torch.stack(right), torch.stack([one.losses for one in models]))
-    return found, {name: done[name][0] for name in keep}
-
-
-def trained(
-    study: Study,
-    data: LabelledDataset,
-    seed: int,
-    *,
-    retrain: str | Retrain = RECIPE,
-    weights: Tensor | None = None,
-    store: Store | None = None,
-    keep: bool = False,
-    name: str = "training",
-) -> Trained:
-    """One training: what a store or the piece of work under way has of it, or else made now.
-
-    Args:
-        study: whose model, loss, recipe and test set are used.
-        data: to train on.
-        seed: of the weights and the order of the batches.
-        retrain: trains, see ``outcomes``.
-        weights: of the loss of each image, float64 [n].
-        store: where it is kept.
-        keep: keep the weights of the model.
-        name: of the piece, with the seed.
-
-    Returns:
-        The training.
-    """
-    if store is not None:
-        found: Trained = store.compute(Training.of(study, data, seed, retrain, weights, keep))
-        return replace(found, losses=found.losses.clone())
-    function = function_of(retrain) if isinstance(retrain, str) else retrain
-    with parts(name):
-        return trained_of(
-            piece(f"seed-{seed}", lambda: train(study, data, seed, function, weights, keep).tensors()),
-        )
+    return found, kept

@@ -23,7 +23,7 @@ from torch import Tensor
 from influence_core.applications.predicted_change import added_up, as_arguments, flips
 from influence_core.applications.receipt import DONE, Action, How, Receipt, receipts
 from influence_core.applications.receipt_calibration import in_range
-from influence_core.applications.trainings import trained
+from influence_core.applications.trainings import Wanted, asked, trained
 from influence_core.applications.trusted_step import edited_as_far
 from influence_core.errors import InvalidInput, StaleResult
 from influence_core.estimators import Estimator
@@ -32,11 +32,13 @@ from influence_core.estimators.registry import title_of
 from influence_core.identity import check_identified
 from influence_core.losses import cross_entropy
 from influence_core.parameters import plain
-from influence_core.progress import track
 from influence_core.scores import Scores
-from influence_core.store import Store
+from influence_core.store import Store, Trainings
 from influence_core.store.retrainings import RECIPE, Retrain, name_of
 from influence_core.study import Study
+
+PURPOSE = "Verify"
+"""What the trainings of ``verify`` are for, as a list of jobs has it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,23 +166,9 @@ class WhatIf:
         Raises:
             InvalidInput: if there is no seed.
         """
-        if not len(seeds):
-            raise InvalidInput("seeds is empty: two models are trained for each, so give at least one, such as (0,)")
-        data, weights = self.study.train, None
-        if self.receipt.action == "remove":
-            data = data.without(self.change.ids)
-        elif self.receipt.action == "relabel":
-            labels = data.labels.clone()
-            labels[self.change.ids] = self.change.labels
-            data = data.with_labels(labels)
-        else:
-            weights = torch.ones(len(data), dtype=torch.float64)
-            weights[self.change.ids] = self.change.weights
+        made = trained(self.study, self._wanted(seeds), retrain, store, PURPOSE)
         changes, hits = [], []
-        for seed in track(list(seeds), "training with and without the change"):
-            options: dict[str, Any] = {"retrain": retrain, "store": store}
-            before = trained(self.study, self.study.train, int(seed), name="before", **options)
-            after = trained(self.study, data, int(seed), weights=weights, name="after", **options)
+        for before, after in zip(made[::2], made[1::2], strict=True):
             changes.append(after.losses - before.losses)
             if before.right is not None and after.right is not None:
                 hits.append((float(before.right.double().mean()), float(after.right.double().mean())))
@@ -198,6 +186,39 @@ class WhatIf:
         if store is not None:
             receipt.save(store)
         return receipt
+
+    def trainings(self, seeds: Sequence[int] = (0, 1, 2), retrain: str | Retrain = RECIPE) -> Trainings:
+        """The trainings that ``verify`` needs, for a job: with a store that has them it trains nothing.
+
+        Args:
+            seeds: two trainings each, from the same new weights.
+            retrain: "recipe", or a function that has a name.
+
+        Returns:
+            The task, for ``ic.jobs.submit_task`` or ``Store.compute``.
+
+        Raises:
+            InvalidInput: if there is no seed.
+        """
+        return asked(self.study, self._wanted(seeds), retrain, PURPOSE)
+
+    def _wanted(self, seeds: Sequence[int]) -> list[Wanted]:
+        """Trainings without and with the change, seed after seed."""
+        if not len(seeds):
+            raise InvalidInput("seeds is empty: two models are trained for each, so give at least one, such as (0,)")
+        data, weights = self.study.train, None
+        if self.receipt.action == "remove":
+            data = data.without(self.change.ids)
+        elif self.receipt.action == "relabel":
+            labels = data.labels.clone()
+            labels[self.change.ids] = self.change.labels
+            data = data.with_labels(labels)
+        else:
+            weights = torch.ones(len(data), dtype=torch.float64)
+            weights[self.change.ids] = self.change.weights
+        before = [Wanted("before", int(seed), self.study.train) for seed in seeds]
+        after = [Wanted("after", int(seed), data, weights) for seed in seeds]
+        return [one for pair in zip(before, after, strict=True) for one in pair]
 
     def __repr__(self) -> str:
         """What is predicted."""

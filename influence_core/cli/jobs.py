@@ -11,6 +11,7 @@ from influence_core.cli import texts
 from influence_core.cli.console import as_json, command, result
 from influence_core.cli.options import Json, Out, Trust
 from influence_core.errors import InvalidInput, NotSupported
+from influence_core.progress import tally
 from influence_core.scores import Scores
 from influence_core.study import Study
 
@@ -155,5 +156,5 @@ def _shown(job: Job, json: bool) -> None:
 
 def _line(job: Job) -> str:
     row = job.row
-    share = f" {row.done:,} of {row.total:,}" if row.state == "running" and row.total else ""
+    share = f" {tally(row.step, row.done, row.total) or row.step}" if row.state == "running" and row.total else ""
     return f"{row.id[:12]}  {row.state + share:<18}  {row.title}" + (f": {row.error}" if row.error else "")

@@ -233,6 +233,22 @@ class LabelledDataset(Shareable, Dataset[tuple[Tensor, int]]):
         below, ids = self.base.base.root()
         return below, self.base.ids if ids is None else [ids[i] for i in self.base.ids]
 
+    def places_in(self, other: LabelledDataset) -> list[int] | None:
+        """Which samples of another set these are, by where they come from and whatever their labels.
+
+        Args:
+            other: the set, such as the one that this is a subset of.
+
+        Returns:
+            Their ids there, [N]; ``None`` if some are not from there.
+        """
+        (mine, ids), (theirs, known) = self.root(), other.root()
+        if mine is not theirs or type(self) is not type(other):
+            return None
+        return places_among(
+            list(range(len(self))) if ids is None else ids, list(range(len(other))) if known is None else known
+        )
+
     def _encoded(self) -> tuple[EncodedImages | None, list[int] | None]:
         """As ``root``, if its samples are pictures and it can be said what is done to them."""
         below, ids = self.root()
@@ -445,6 +461,21 @@ def wrap(dataset: Dataset[Any], name: str, class_names: Sequence[str] | None = N
         return dataset
     names = class_names if class_names is not None else getattr(dataset, "classes", None)
     return LabelledDataset(dataset, class_names=names, name=name)
+
+
+def places_among(own: Sequence[int], known: Sequence[int]) -> list[int] | None:
+    """Where numbers stand in a list.
+
+    Args:
+        own: the numbers.
+        known: the list.
+
+    Returns:
+        Their indices, the last one of each; ``None`` if some are not there.
+    """
+    places = {place: index for index, place in enumerate(known)}
+    found = [places[place] for place in own if place in places]
+    return found if len(found) == len(own) else None
 
 
 def _tensor_picture(tensor: Tensor, name: str) -> Image.Image:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from influence_core.data.dataset import LabelledDataset, PictureSource
+from influence_core.data.dataset import LabelledDataset, PictureSource, places_among
 from influence_core.data.reading import spread_ids
 from influence_core.data.shareable import Shareable
 from influence_core.errors import InvalidInput, NotSupported
@@ -329,6 +329,21 @@ class SampleSet(LabelledDataset):
         if self._pictures is not None:
             other._pictures = _Picked(self._pictures, chosen.tolist())
         return other
+
+    def places_in(self, other: LabelledDataset) -> list[int] | None:
+        """Which samples of another set these are, by where they come from and whatever their labels.
+
+        Args:
+            other: the set, such as the one that this is a subset of.
+
+        Returns:
+            Their ids there, [N]; ``None`` if some are not from there, or are read in another way.
+        """
+        if not isinstance(other, SampleSet) or self.base is not other.base:
+            return None
+        if (self._collate, self._target, self._entry) != (other._collate, other._target, other._entry):
+            return None
+        return places_among(self._ids.tolist(), other._ids.tolist())
 
     @property
     def is_quick(self) -> bool:

@@ -3,7 +3,7 @@
 from influence_core.estimators.answers import Answer, Changed, ParameterChange
 from influence_core.estimators.base import Estimator, all_estimators
 from influence_core.estimators.changes import DataChange
-from influence_core.estimators.cost import Expected, expected_cost
+from influence_core.estimators.cost import Expected, expected_cost, expected_training
 from influence_core.estimators.detectors.calibrated import CalibratedDetector
 from influence_core.estimators.detectors.confident_learning import ConfidentLearning
 from influence_core.estimators.detectors.deep_knn import DeepKNN
@@ -89,6 +89,7 @@ __all__ = [
     "ask_all",
     "available",
     "expected_cost",
+    "expected_training",
     "fit_all",
     "get",
     "label_margins",

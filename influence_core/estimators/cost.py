@@ -7,7 +7,7 @@ import statistics
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,8 @@ import torch
 
 from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
-from influence_core.estimators.work import Work
+from influence_core.estimators.detectors.from_scratch import recipe_of
+from influence_core.estimators.work import Work, passes_of, trained
 from influence_core.gradients import squared_norms
 from influence_core.models import model_outputs
 from influence_core.progress import listen
@@ -136,6 +137,28 @@ def expected_cost(
     if pace is None:
         return Expected(None, None, None, (fit + call).words())
     return Expected(pace.seconds(fit + call), pace.seconds(fit), pace.seconds(call), (fit + call).words())
+
+
+def expected_training(study: Study, images: Sequence[int]) -> Expected:
+    """How long it takes to train a study's model anew by its recipe, without starting it.
+
+    Args:
+        study: whose model, images and recipe are meant; it is not changed. The first call for a study measures.
+        images: in the training set of each training.
+
+    Returns:
+        Seconds of all trainings, one after the other; unknown where no pass of the model could be measured.
+
+    Example:
+        >>> import influence_core as ic
+        >>> ic.estimators.expected_training(ic.demo.digits(), [1000, 990]).fit_seconds
+        0.0
+    """
+    recipe, pace = recipe_of(study), measured_pass(study)
+    work = sum((trained(n, recipe.epochs, recipe.batch_size, passes_of(recipe)) for n in images), Work())
+    if pace is None:
+        return Expected(None, None, None, work.words())
+    return Expected(pace.seconds(work), 0.0, pace.seconds(work), work.words())
 
 
 def measured_pass(study: Study) -> MeasuredPass | None:

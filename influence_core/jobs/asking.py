@@ -194,16 +194,15 @@ def clean(store: Store | None = None, ids: Sequence[str] | None = None) -> int:
 def _row(request: Task, threads: int) -> Row:
     this()  # refused where nobody could say later whether a worker is alive
     module = request.module
-    here = 'ask in this process, ic.run(..., runner="local")'
     if module == "__main__":
         raise NotSupported(
             f"what {request.title!r} asks is defined in this notebook or script, where no other process finds "
-            f"it: move it into a module, or {here}"
+            f"it: move it into a module, or {request.here}"
         )
     try:
         home, plugin = request.study.home()
     except NotSupported as error:
-        raise NotSupported(f"{error}; or {here}") from error
+        raise NotSupported(f"{error}; or {request.here}") from error
     ran = None if plugin is None else run_plugin(plugin, trust=False)
     return Row(
         id=request.key,

@@ -16,7 +16,7 @@ from influence_core.jobs.row import Row, State
 from influence_core.jobs.stability import Stability, stability
 from influence_core.jobs.starting import dispatch
 from influence_core.jobs.table import Table
-from influence_core.progress import duration, tick, track
+from influence_core.progress import duration, tally, tick, track
 from influence_core.scores import Scores
 from influence_core.store import Store, Task, beside
 
@@ -168,7 +168,7 @@ class Job:
             timeout: seconds to wait at most.
 
         Returns:
-            The result, as the estimator's own method gives it.
+            The result, as the estimator's own method gives it; of trainings, a list of them.
 
         Raises:
             InfluenceError: the job's own error, by its class; or that it was cancelled, or lost.
@@ -278,6 +278,7 @@ def _says(row: Row) -> str:
     words: str = row.state
     if row.state == "running":
         words += f", {row.step}" if row.step else ", it begins"
-        words += f", {row.done:,} of {row.total:,}" if row.total else ""
+        counted = tally(row.step, row.done, row.total)
+        words += f", {counted}" if counted else ""
         words += f", about {duration(row.seconds_left)} left" if row.seconds_left else ""
     return words + (f": {row.error}" if row.error else "")

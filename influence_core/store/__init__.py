@@ -8,7 +8,9 @@ from influence_core.store.slim import slimmed
 from influence_core.store.specs import task_from_spec
 from influence_core.store.store import Progress, Store
 from influence_core.store.task import Task
-from influence_core.store.training import Trained, Training
+from influence_core.store.trained import Trained
+from influence_core.store.training import Training
+from influence_core.store.trainings import Trainings
 
 __all__ = [
     "Damage",
@@ -21,6 +23,7 @@ __all__ = [
     "Task",
     "Trained",
     "Training",
+    "Trainings",
     "beside",
     "run",
     "slimmed",

@@ -19,7 +19,7 @@ from influence_core.estimators.state import Reader, Writer
 from influence_core.identity import add_tensor, check_identified, identify
 from influence_core.scores import Coverage, Scores
 from influence_core.store.place import Shard
-from influence_core.store.task import FORMAT, Task, key_of
+from influence_core.store.task import FORMAT, Task, check_current, key_of
 from influence_core.study import Study
 
 LEAST_ROWS, MOST_ROWS, SHARDS = 128, 1024, 64
@@ -208,11 +208,7 @@ class Request(Task):
 
     @classmethod
     def _made_again(cls, study: Study, spec: Mapping[str, Any]) -> tuple[Request, str]:
-        if spec["study"] != study.fingerprint:
-            raise StaleResult(
-                f"this was asked of another study (fingerprint {spec['study'][:12]}, {study.name!r} has "
-                f"{study.fingerprint[:12]}): ask again"
-            )
+        check_current(study, spec["study"])
         known = {one.name: one for one in all_estimators()}
         if spec["estimator"] not in known:
             raise InvalidInput(f"the estimator {spec['estimator']!r} is not known here: load its plugin first")

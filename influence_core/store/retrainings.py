@@ -123,7 +123,7 @@ class Retrainings(Task):
     @property
     def module(self) -> str:
         """The module of the function."""
-        return "influence_core" if self.retrain == RECIPE else self.retrain.partition(":")[0]
+        return module_of(self.retrain)
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -231,6 +231,18 @@ def name_of(retrain: str | Retrain) -> str:
             "cannot be kept: put it into a module, or train by 'recipe'"
         )
     return f"{module}:{name}"
+
+
+def module_of(retrain: str) -> str:
+    """The module that has to be imported before a function that trains is found.
+
+    Args:
+        retrain: "recipe", or ``module:function``.
+
+    Returns:
+        Its name.
+    """
+    return "influence_core" if retrain == RECIPE else retrain.partition(":")[0]
 
 
 def function_of(retrain: str) -> Retrain:

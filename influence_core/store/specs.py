@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from influence_core.store.request import Request
 from influence_core.store.retrainings import Retrainings
 from influence_core.store.task import Task
+from influence_core.store.training import Training
+from influence_core.store.trainings import Trainings
 from influence_core.study import Study
 
 
@@ -25,5 +27,9 @@ def task_from_spec(study: Study, spec: Mapping[str, Any]) -> Task:
         StaleResult: if the study or the code is another one by now.
         InvalidInput: if this is no spec.
     """
-    kind = Retrainings if spec.get("what") == "retraining" else Request
-    return kind.from_spec(study, spec)
+    made: dict[str, Callable[[Study, Mapping[str, Any]], Task]] = {
+        "retraining": Retrainings.from_spec,
+        "training": Training.from_spec,
+        "trainings": Trainings.from_spec,
+    }
+    return made.get(str(spec.get("what")), Request.from_spec)(study, spec)

@@ -17,6 +17,7 @@ import torch
 from influence_core.errors import InfluenceError, InvalidInput, StaleResult
 from influence_core.estimators import Estimator
 from influence_core.machine import cache_folder
+from influence_core.progress import counted, track
 from influence_core.scores import Scores
 from influence_core.store import catalogue
 from influence_core.store.catalogue import ABOUT, IN_USE, Damage, Entry
@@ -33,6 +34,10 @@ STORE = "INFLUENCE_STORE"
 
 BUDGET = 20 * 2**30
 """Bytes that a store takes at most, unless it is told otherwise."""
+
+
+WHOLE = "whole"
+"""In a store, a note for each task all of whose members are there; notes take no room, and are never removed for it."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +106,16 @@ class Store:
 
         Returns:
             ``Scores`` whose values are mapped from the file, or a ``ParameterChange``; ``None`` where there is none.
-            The influence on some test images is found among that on more of them.
+            The influence on some test images is found among that on more of them. Of a task with members, the list of
+            their answers.
 
         Raises:
             InvalidInput: if a file of it is damaged; the message names it. ``compute`` makes it again.
             StaleResult: if somebody put the answer to another request in its place.
         """
+        if request.members:
+            found = [self.find(one) for one in request.members] if self.whole(request) else [None]
+            return None if any(one is None for one in found) else found
         folder = self._finished(request)
         if folder is None:
             return self._among_others(request)
@@ -149,6 +158,8 @@ class Store:
         Raises:
             InvalidInput: if a file cannot be written, for a full disk or a folder that is read only.
         """
+        if request.members:
+            return self._each(request)
         found = self._sound(request)
         if found is not None:
             return found
@@ -167,6 +178,24 @@ class Store:
         """The folder of a finished answer; ``None`` where there is none."""
         return self._finished(request)
 
+    def whole(self, request: Task) -> bool:
+        """Whether the answer is there, or those of all members, by the files alone: no image is read for it.
+
+        Args:
+            request: the question.
+
+        Returns:
+            Whether there is nothing left to compute.
+        """
+        if not request.members:
+            return self._finished(request) is not None
+        try:
+            works = read_sealed(self._note(request))["works"]
+        except (InvalidInput, KeyError):
+            return False
+        roots = (self.path, *self.also)
+        return all(any((root / "works" / one).glob(f"*/{RESULT}")) for one in works for root in roots)
+
     def fitted(self, request: Task) -> bool:
         """Whether the fitted estimator of a request is there."""
         return (self._fit(request) / FITTED).is_file()
@@ -181,8 +210,11 @@ class Store:
             Shards done and in all.
         """
         shards = request.shards()
-        if self._finished(request) is not None:
+        if self.whole(request):
             return Progress(len(shards), len(shards), "finished", 0.0)
+        if request.members:
+            there = sum(self._finished(one) is not None for one in request.members)
+            return Progress(there, len(shards), "shards" if there else "nothing")
         place = self._furthest(request)
         if place is None:
             return Progress(0, len(shards), "nothing")
@@ -261,6 +293,19 @@ class Store:
             What was removed.
         """
         return [] if self.budget is None else catalogue.evict(self.path, self.budget)
+
+    def _each(self, request: Task) -> list[Result]:
+        """The answers of all members, and a note that they are there."""
+        count = counted(len(request.members), request.noun)
+        made = [self.compute(one) for one in track(request.members, lambda done: f"{done:,} of {count}")]
+        if not self.whole(request):
+            folder_at(self.path / WHOLE)
+            write_sealed(self._note(request), {"works": [f"{one.family}/{one.key}" for one in request.members]})
+        return made
+
+    def _note(self, request: Task) -> Path:
+        """The file that says where the answers of all members are."""
+        return self.path / WHOLE / f"{request.key}.json"
 
     def _sound(self, request: Task) -> Result | None:
         """The answer; a damaged one is set aside, where it is ours to change."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
+from influence_core.errors import StaleResult
 from influence_core.estimators.answers import ParameterChange
 from influence_core.store.place import Shard
 from influence_core.study import Study
@@ -27,15 +28,22 @@ class Task(ABC):
 
     Attributes:
         study: that it is about.
-        what: is asked: a public method of an estimator, or "retraining".
+        what: is asked: a public method of an estimator, "retraining", "training" or "trainings".
         test: ids of the test images that the columns of the answer are about; ``None`` where they are about none.
         estimator: that is fitted first, with its hyper-parameters; ``None`` where nothing is.
+        members: tasks that it consists of, each of which has an answer of its own in the store; none where it is
+            computed itself.
+        noun: what a person calls a member.
+        here: how it is done in this process, for a message that no other one can.
     """
 
     study: Study
     what: str
     test: tuple[int, ...] | None
     estimator: Estimator | None
+    members: Sequence[Task] = ()
+    noun: ClassVar[str] = "part"
+    here: ClassVar[str] = 'ask in this process, ic.run(..., runner="local")'
 
     @property
     @abstractmethod
@@ -124,3 +132,20 @@ class Task(ABC):
 def key_of(facts: Mapping[str, Any]) -> str:
     """The name of what some facts say."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def check_current(study: Study, fingerprint: str) -> None:
+    """Refuse what was asked of a study that is another one by now.
+
+    Args:
+        study: as it is.
+        fingerprint: of the one that was asked about.
+
+    Raises:
+        StaleResult: if it is not that one.
+    """
+    if fingerprint != study.fingerprint:
+        raise StaleResult(
+            f"this was asked of another study (fingerprint {fingerprint[:12]}, {study.name!r} has "
+            f"{study.fingerprint[:12]}): ask again"
+        )

@@ -7,106 +7,33 @@ removal, relabelling and pruning.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from influence_core.data import LabelledDataset, SampleSet
-from influence_core.errors import InvalidInput, NotSupported
+from influence_core.errors import InvalidInput, NotSupported, StaleResult
 from influence_core.estimators.changes import Weighted
 from influence_core.estimators.detectors.from_scratch import recipe_of
 from influence_core.identity import add_tensor, check_identified, identify
 from influence_core.inputs import with_factors
 from influence_core.measure import measure
-from influence_core.models import dataset_losses, load_weights, model_outputs
-from influence_core.pieces import packed, unpacked
+from influence_core.models import dataset_losses, model_outputs
 from influence_core.store.place import Shard
-from influence_core.store.retrainings import RECIPE, Retrain, function_of, name_of
-from influence_core.store.task import FORMAT, Task
+from influence_core.store.retrainings import RECIPE, Retrain, function_of, module_of, name_of
+from influence_core.store.task import FORMAT, Task, check_current, key_of
+from influence_core.store.trained import Trained, kept_weights, trained_of
+from influence_core.store.training_set import TrainingSet
 from influence_core.study import Study
-from influence_core.training import Checkpoint, Recipe, Trajectory, fit_fresh
+from influence_core.training import Trajectory, fit_fresh
 
 if TYPE_CHECKING:
     from influence_core.estimators import Estimator
-
-_STATE = "state-"
-"""Before the names of the weights of a checkpoint, with its number."""
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """What a model trained anew says of the test set, and the model itself where it is kept.
-
-    Attributes:
-        losses: of the test images, float64 [M].
-        right: whether they are predicted right, bool [M]; ``None`` where labels are no classes.
-        seconds: of the training.
-        weights: of the model and its checkpoints, where they are kept.
-    """
-
-    losses: Tensor
-    right: Tensor | None
-    seconds: float
-    weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-
-    def study(self, study: Study, data: LabelledDataset, name: str) -> Study:
-        """The study with this model; see ``study_with``."""
-        return study_with(study, self.weights, data, name)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All of it by name, as ``trained_of`` reads it."""
-        right = {} if self.right is None else {"right": self.right}
-        return {"losses": self.losses, "seconds": torch.tensor(self.seconds), **right, **self.weights}
-
-
-def study_with(study: Study, weights: Mapping[str, Tensor], data: LabelledDataset, name: str) -> Study:
-    """A study with a model that was trained anew.
-
-    Args:
-        study: whose model it was.
-        weights: from ``kept_weights``.
-        data: that it was trained on.
-        name: of the new study.
-
-    Returns:
-        The study; it has a trajectory where the recipe trained.
-    """
-    facts = unpacked(weights["facts"])
-    states: list[dict[str, Tensor]] = [{} for _ in facts["checkpoints"]]
-    for key, tensor in weights.items():
-        if key.startswith(_STATE):
-            number, _, weight = key.removeprefix(_STATE).partition("/")
-            states[int(number)][weight] = tensor.clone()
-    model = load_weights(copy.deepcopy(study.model), states[-1], "the model that was trained anew")
-    if facts["recipe"] is None:
-        return study.replaced(model=model, train=data, trajectory=None, name=name)
-    checkpoints = [Checkpoint(**one, state=s) for one, s in zip(facts["checkpoints"], states, strict=True)]
-    trajectory = Trajectory(checkpoints, Recipe(**facts["recipe"]), facts["losses"])
-    return study.replaced(model=model, train=data, trajectory=trajectory, name=name)
-
-
-def trained_of(tensors: Mapping[str, Tensor]) -> Trained:
-    """What ``Trained.tensors`` gave.
-
-    Args:
-        tensors: by name.
-
-    Returns:
-        The training.
-
-    Raises:
-        InvalidInput: if these are other tensors.
-    """
-    if not {"losses", "seconds"} <= tensors.keys():
-        raise InvalidInput(f"this holds no training, but {', '.join(sorted(tensors)[:4])}: make it anew")
-    weights = {name: t for name, t in tensors.items() if name == "facts" or name.startswith(_STATE)}
-    return Trained(tensors["losses"], tensors.get("right"), float(tensors["seconds"]), weights)
 
 
 def train(
@@ -165,6 +92,7 @@ class Training(Task):
     retrain: str = RECIPE
     weights: Tensor | None = None
     keep: bool = False
+    here: ClassVar[str] = "train in this process, store.compute(training)"
     what: str = field(default="training", init=False)
     test: None = field(default=None, init=False)
     estimator: None = field(default=None, init=False)
@@ -194,7 +122,18 @@ class Training(Task):
         """
         check_identified(study.unidentified, "models trained anew")
         function_of(name_of(retrain))
-        return cls(study, data, int(seed), name_of(retrain), weights, keep)
+        factors = None if weights is None else weights.double()
+        return cls(study, data, int(seed), name_of(retrain), factors, keep)
+
+    @property
+    def module(self) -> str:
+        """The module of the function."""
+        return module_of(self.retrain)
+
+    @cached_property
+    def training_set(self) -> TrainingSet:
+        """The training set, seen from that of the study."""
+        return TrainingSet.of(self.study.train, self.data, self.weights)
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -250,12 +189,43 @@ class Training(Task):
         return []
 
     def spec(self) -> dict[str, Any]:
-        """Not for other processes, which would need the training set.
+        """The task as plain JSON, from which ``from_spec`` makes it again in another process.
+
+        Returns:
+            Plain values.
 
         Raises:
-            NotSupported: always.
+            NotSupported: if the training set is no change of the study's own.
         """
-        raise NotSupported("single trainings are made in this process; give a job whole subsets: retrain_subsets")
+        self.training_set.check()
+        return {**self.about, "set": self.training_set.facts()}
+
+    @classmethod
+    def from_spec(cls, study: Study, spec: Mapping[str, Any]) -> Training:
+        """Make a task again.
+
+        Args:
+            study: the same one.
+            spec: from ``spec``.
+
+        Returns:
+            The task, with the same key.
+
+        Raises:
+            StaleResult: if the study, the training set or the code of the function is another one by now.
+            InvalidInput: if this is no spec.
+        """
+        try:
+            check_current(study, spec["study"])
+            chosen = TrainingSet.from_facts(spec["set"])
+            data, retrain = chosen.data(study.train), str(spec["retrain"])
+            found = cls(study, data, int(spec["seed"]), retrain, chosen.factors(len(data)), bool(spec["keep"]))
+            wanted = key_of({name: value for name, value in spec.items() if name != "set"})
+        except (KeyError, TypeError, IndexError) as error:
+            raise InvalidInput(f"this describes no training of this version: {error!r}") from error
+        if found.key != wanted:
+            raise StaleResult(f"the code that trains is another one than when {found.title!r} was asked for: ask again")
+        return found
 
 
 class _WeightedSet(LabelledDataset):
@@ -283,28 +253,3 @@ def _judged(study: Study, model: torch.nn.Module) -> tuple[Tensor, Tensor | None
         return losses.double(), model_outputs(model, study.test).argmax(1) == study.test.labels
     outputs = model_outputs(model, study.test)
     return study.loss(outputs, study.test.labels).double(), outputs.argmax(1) == study.test.labels
-
-
-def kept_weights(model: torch.nn.Module, trajectory: Trajectory | None) -> dict[str, Tensor]:
-    """The model, or its checkpoints, as tensors with plain facts beside them.
-
-    Args:
-        model: trained.
-        trajectory: whose last checkpoint it is, or ``None``.
-
-    Returns:
-        By name, for ``study_with``.
-    """
-    if trajectory is None:
-        whole = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        checkpoints, states = [Checkpoint(0, 0.0, 0.0, 0.0, 0.0, whole).facts()], [whole]
-        facts: dict[str, Any] = {"checkpoints": checkpoints, "recipe": None, "losses": []}
-    else:
-        states = [checkpoint.state for checkpoint in trajectory]
-        facts = {
-            "checkpoints": [checkpoint.facts() for checkpoint in trajectory],
-            "recipe": trajectory.recipe.facts(),
-            "losses": list(trajectory.losses),
-        }
-    named = {f"{_STATE}{n}/{name}": t for n, state in enumerate(states) for name, t in state.items()}
-    return {"facts": packed(facts), **named}

@@ -24,6 +24,8 @@ ICONS = {
 }
 MOST = 500
 """Jobs in the table."""
+PAGE = "page"
+"""In the origin of trainings: path of the page that asked, beside the parameters of its URL."""
 _PAGES = {"influence": "explain", "mislabel_scores": "mislabels", "label_influence": "relabel"}
 """Public method -> page that shows its answer."""
 
@@ -95,26 +97,36 @@ def study_name(row: ic.jobs.Row) -> str:
 
 def open_link(row: ic.jobs.Row) -> None:
     """A link to the page that shows the answer, where there is one."""
-    spec, run = _spec(row), _run(row)
-    path = _PAGES.get(spec.get("what", ""))
-    if run is None or path is None or not _shown(spec):
+    place, run = _place(row), _run(row)
+    if run is None or place is None:
         return
-    query = {"run": run, "estimator": spec["estimator"]}
-    if spec.get("test"):
-        query["test"] = str(spec["test"][0])
-    st.page_link(frame.PAGES[path][0], label="Open", icon=":material/open_in_new:", query_params=query)
+    path, query = place
+    link = {**query, "run": run}
+    st.page_link(frame.PAGES[path][0], label="Open", icon=":material/open_in_new:", query_params=link)
 
 
 def elsewhere(row: ic.jobs.Row) -> None:
     """Where the answer is to be had, if no page of this server shows it."""
-    spec = _spec(row)
-    if spec.get("what") in _PAGES and _shown(spec):
+    if _place(row) is not None:
         if _run(row) is None:
             st.caption("This server does not have the study open. A terminal opens it:")
             st.code(f"influence app {shlex.quote(str(Path(row.study).parent))}", language=None, wrap_lines=True)
         return
     st.caption("No page shows this answer. Python does:")
     st.code(f"ic.jobs.get({row.id[:12]!r}).wait()", language=None)
+
+
+def _place(row: ic.jobs.Row) -> tuple[str, dict[str, str]] | None:
+    """Path of the page that shows the answer, and what it is asked there; ``None`` where no page shows it."""
+    spec = _spec(row)
+    origin = {str(key): str(value) for key, value in spec.get("origin", {}).items()}
+    if (page := origin.pop(PAGE, "")) in frame.PAGES and origin:
+        return page, origin
+    path = _PAGES.get(spec.get("what", ""))
+    if path is None or not _shown(spec):
+        return None
+    test = {"test": str(spec["test"][0])} if spec.get("test") else {}
+    return path, {"estimator": spec["estimator"], **test}
 
 
 def _run(row: ic.jobs.Row) -> str | None:

@@ -1,5 +1,8 @@
 """Apply and measure: the suggestions on show become labels, the model is trained again, and the gain is measured."""
 
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import pandas as pd
@@ -11,6 +14,8 @@ from parts.errors import as_text
 from parts.frame import Choice
 from parts.predicted import store_of
 
+Control = Literal["random", "checked", "same", "clean"]
+
 CODE = """
 # apply and measure: train on these labels, and on as many changed at random
 # rows = table[table["given_label"] != table["suggested_label"]].assign(decision="relabel")
@@ -21,7 +26,25 @@ CODE = """
 # report.figure()"""
 
 
-def controls(study: ic.Study) -> list[Literal["random", "checked", "same", "clean"]]:
+@dataclass(frozen=True)
+class _Asked:
+    """What trainings are asked for; the key says it all."""
+
+    key: Hashable
+    study: ic.Study = field(compare=False)
+    rows: pd.DataFrame = field(compare=False)
+    controls: list[Control] = field(compare=False)
+    seeds: tuple[int, ...] = field(compare=False)
+
+
+@lru_cache(maxsize=8)
+def _trainings(asked: _Asked) -> ic.store.Trainings:
+    return ic.applications.mending_trainings(
+        asked.study, decisions=asked.rows, controls=asked.controls, seeds=asked.seeds
+    )
+
+
+def controls(study: ic.Study) -> list[Control]:
     """What stands beside the mended labels."""
     return ["random"] if study.train.true_labels is None else ["random", "clean"]
 
@@ -43,13 +66,15 @@ def measure(choice: Choice, rows: pd.DataFrame) -> None:
     if not len(changed):
         return
     named = tuple(zip(changed["index"].tolist(), changed["suggested_label"].tolist(), strict=True))
-    store = store_of(study)
+    store, asked = store_of(study), tuple(range(seeds))
 
     def make() -> ic.applications.Mending:
-        return ic.applications.mend(study, decisions=changed, controls=against, seeds=tuple(range(seeds)), store=store)
+        return ic.applications.mend(study, decisions=changed, controls=against, seeds=asked, store=store)
 
     key = (study.fingerprint, "mend", tuple(sorted(named)), seeds, tuple(against))
-    step = steps.Step(key, "Apply and measure", make)
+    trainings = None if store is None else _trainings(_Asked(key, study, changed, against, asked))
+    seconds = ic.estimators.expected_training(study, (2 + len(against)) * seeds * [len(study.train)]).seconds
+    step = steps.Step(key, "Apply and measure", make, seconds, trainings=trainings, page="relabel")
     with st.container(border=True, key="measure"):
         left, right = st.columns([1, 6], vertical_alignment="bottom", gap="medium")
         with left:
@@ -61,12 +86,12 @@ def measure(choice: Choice, rows: pd.DataFrame) -> None:
                 "measure",
                 "Apply and measure",
                 f"Train again with these **{len(changed):,} suggestions**, and measure the gain beside {beside} "
-                f"labels: {(2 + len(against)) * seeds} trainings.",
+                f"labels: {(2 + len(against)) * seeds} trainings. {steps.takes(step)}",
             )
             if report is not None:
                 st.markdown(f"**Gain on the test set** · {as_text(str(report.gain))}")
         if report is None:
-            st.caption(steps.KEPT if store is not None else steps.LOST)
+            st.caption(steps.fate(step))
         else:
             _shown(report)
 

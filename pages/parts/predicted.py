@@ -1,5 +1,6 @@
 """What a change of the training set is predicted to do, and the receipt that training writes for it."""
 
+from functools import lru_cache
 from typing import Any, Literal
 
 import streamlit as st
@@ -72,11 +73,22 @@ def verification(found: ic.applications.WhatIf, seeds: int) -> Step:
     receipt, store = found.receipt, store_of(found.study)
     asked = tuple(range(seeds))
     title = ic.estimators.get(receipt.estimator).title
+    trainings = None if store is None else _trainings(found, asked)
+    size = len(found.study.train)
+    gone = len(receipt.ids) if receipt.action == "remove" else 0
     return Step(
         (found.study.fingerprint, receipt.estimator, "verify", receipt.key, asked),
         f"{title}: verification",
         lambda: found.verify(seeds=asked, store=store),
+        ic.estimators.expected_training(found.study, seeds * [size, size - gone]).seconds,
+        trainings=trainings,
+        page="what-if",
     )
+
+
+@lru_cache(maxsize=8)
+def _trainings(found: ic.applications.WhatIf, seeds: tuple[int, ...]) -> ic.store.Trainings:
+    return found.trainings(seeds)
 
 
 def verified(found: ic.applications.WhatIf, seeds: int) -> ic.applications.Receipt | None:

@@ -103,7 +103,7 @@ def fit_key(request: ic.store.Request) -> tuple[str, str, str]:
     return request.study.fingerprint, request.estimator.name, "fit"
 
 
-def job(request: ic.store.Request) -> ic.jobs.Job | None:
+def job(request: ic.store.Task) -> ic.jobs.Job | None:
     """The job of a request that is not through: under way, or ended before. A person is taken to want it.
 
     Args:
@@ -124,20 +124,26 @@ def job(request: ic.store.Request) -> ic.jobs.Job | None:
     return None if row.state == "done" or unwanted else found
 
 
-def submit(request: ic.store.Request, first: bool) -> ic.jobs.Job:
+def submit(request: ic.store.Task, first: bool, keep: bool = False) -> ic.jobs.Job:
     """Let another process answer.
 
     Args:
         request: what is asked.
         first: whether a person waits for it.
+        keep: whether it goes on although no page asks about it any more.
 
     Returns:
         The job.
     """
-    return ic.jobs.submit_task(request, store=store(), keep=False, patience=PATIENCE, first=first)
+    return ic.jobs.submit_task(request, store=store(), keep=keep, patience=PATIENCE, first=first)
 
 
-def partial(request: ic.store.Request) -> ic.Scores | None:
+def whole(request: ic.store.Task) -> bool:
+    """Whether an answer is in this server's store, so that asking for it computes nothing."""
+    return store().whole(request)
+
+
+def partial(request: ic.store.Task) -> ic.Scores | None:
     """The scores that are there so far, where they are a ranking of the training images.
 
     Args:
@@ -152,12 +158,12 @@ def partial(request: ic.store.Request) -> ic.Scores | None:
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _partial(key: str, done: int, _request: ic.store.Request) -> ic.Scores | None:
+def _partial(key: str, done: int, _request: ic.store.Task) -> ic.Scores | None:
     found = store().partial(_request) if done else None
     return None if found is None or len(found.values) < TOP else found
 
 
-def steady(scores: ic.Scores, request: ic.store.Request) -> str:
+def steady(scores: ic.Scores, request: ic.store.Task) -> str:
     """How long the ends of a ranking that is still made have been as they are.
 
     Args:

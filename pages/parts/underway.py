@@ -13,12 +13,12 @@ LINES = 40
 """Of the end of a log."""
 
 
-def show(job: ic.jobs.Job, request: ic.store.Request, some: ic.Scores | None, key: str) -> None:
+def show(job: ic.jobs.Job, request: ic.store.Task, some: ic.Scores | None, key: str) -> None:
     """Draw a job that is not through; the page is drawn again once it is, and when the ranking so far is another one.
 
     Args:
         job: the job.
-        request: what it is to answer.
+        request: what it is to answer or to do.
         some: the scores that it has so far.
         key: of the place, once on a page.
     """
@@ -27,8 +27,10 @@ def show(job: ic.jobs.Job, request: ic.store.Request, some: ic.Scores | None, ke
         _pending(job, request, some, key)
         return
     with st.container(horizontal=True, vertical_alignment="center", key=f"ended_{key}"):
+        who = request.title if request.estimator is None else request.estimator.title
         words = "was stopped" if row.state == "cancelled" else "is not through"
-        st.markdown(f"**{errors.as_text(request.estimator.title)}** {words}.")
+        there = f" after {row.step}" if request.members and row.step else ""
+        st.markdown(f"**{errors.as_text(who)}** {words}{there}.")
         st.button(
             "Resume", key=f"resume_{key}", icon=":material/play_arrow:", on_click=resume, args=(job,), type="primary"
         )
@@ -38,7 +40,7 @@ def show(job: ic.jobs.Job, request: ic.store.Request, some: ic.Scores | None, ke
         log(job)
 
 
-def _pending(job: ic.jobs.Job, request: ic.store.Request, some: ic.Scores | None, key: str) -> None:
+def _pending(job: ic.jobs.Job, request: ic.store.Task, some: ic.Scores | None, key: str) -> None:
     shown = _ends(some)
 
     @st.fragment(run_every=POLL)
@@ -58,6 +60,8 @@ def _pending(job: ic.jobs.Job, request: ic.store.Request, some: ic.Scores | None
         if now is not None:
             part = round(100 * len(now.values) / len(request.study.train))
             st.caption(f"So far, of {part} % of the training images · {stored.steady(now, request)}")
+        elif row.keep:
+            st.caption("It goes on when this page is closed, and when the server ends.")
         elif row.state == "running":
             st.caption("It goes on for a while when this page is closed, and when the server ends.")
 
@@ -96,8 +100,8 @@ def says(row: Any) -> str:
     if not row.step:
         return "its process starts"
     words = [] if row.step == row.title else [row.step]
-    if row.total:
-        words.append(f"{row.done:,} of {row.total:,}")
+    if counted := ic.progress.tally(row.step, row.done, row.total):
+        words.append(counted)
     if row.seconds_left:
         words.append(f"about {ic.progress.duration(row.seconds_left)} left")
     return " · ".join(words) or "it runs"

@@ -118,8 +118,8 @@ class Task:
         share = told.done / told.total if told.total else 0.0
         named = told.step.startswith(self.what.split(":")[0])
         text = (told.step or self.what) if named or not told.step else f"{self.what} · {told.step}"
-        if told.total:
-            text += f" · {told.done:,} of {told.total:,}"
+        if counted := ic.progress.tally(told.step, told.done, told.total):
+            text += f" · {counted}"
         spent = time.monotonic() - told.begun
         if 0.02 < share < 1 and spent > 2:
             text += f" · about {ic.progress.duration(spent * (1 - share) / share)} left"

@@ -27,7 +27,7 @@ def ask(study: ic.Study, what: str = "influence", estimator: Any = QUICK) -> ic.
     return ic.store.Request.of(study, estimator, what, test=[TEST] if what == "influence" else None)
 
 
-def entered(store: ic.store.Store, request: ic.store.Request, state: str, **facts: Any) -> ic.jobs.Row:
+def entered(store: ic.store.Store, request: ic.store.Task, state: str, **facts: Any) -> ic.jobs.Row:
     """A job as its worker would have left it; a running one is computed by this process."""
     table = Table(store.path)
     row = ic.jobs.Row(
@@ -40,19 +40,20 @@ def entered(store: ic.store.Store, request: ic.store.Request, state: str, **fact
         spec=json.dumps(request.spec()),
         threads=1,
         budget=store.budget,
+        keep=facts.get("keep", True),
     )
     table.enter(replace(row, **{name: facts.pop(name) for name in ("study",) if name in facts}))
     if state == "queued":
         return found(store, request)
     taken = table.claim(99, this(), worker=True)
     assert taken is not None
-    table.note(taken, step=request.title, done=1, total=4, seconds_left=90.0)
+    table.note(taken, step=facts.get("step", request.title), done=1, total=4, seconds_left=90.0)
     if state != "running":
         table.end(taken, state, facts.get("error"))  # type: ignore[arg-type]  # a literal
     return found(store, request)
 
 
-def found(store: ic.store.Store, request: ic.store.Request) -> ic.jobs.Row:
+def found(store: ic.store.Store, request: ic.store.Task) -> ic.jobs.Row:
     return next(row for row in ic.jobs.rows(store) if row.id == request.key)
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
+from streamlit.testing.v1 import AppTest
 
 import influence_core as ic
+from influence_core.jobs.table import Table
+from influence_core.store import training
 
 from .runner import begun, gallery, linked, settled, start, surest, texts, work
+from .test_jobs import entered, jobs_page, links, texts_of_bars
 
-from parts import predicted, steps, studies  # type: ignore[import-not-found]  # isort: skip
+from parts import predicted, results, steps, stored, studies  # type: ignore[import-not-found]  # isort: skip
 
 pytestmark = [pytest.mark.usefixtures("patience", "nothing_kept")]
 
@@ -136,8 +144,6 @@ def test_a_verified_receipt_is_what_training_shows_and_is_found_again(run: str, 
 def test_what_was_stopped_goes_on_from_the_finished_trainings(
     run: str, small: ic.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from influence_core.store import training
-
     made: list[int] = []
     train = training.train
 
@@ -198,3 +204,134 @@ def test_nothing_slow_begins_by_itself(run: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(predicted, "at_once", lambda *_: False)
     app = begun("what_if.py", run=run, count="3", estimator="lastlayer")
     assert [button.label for button in app.main.button if button.key == "do_predict"] == ["Predict"]
+
+
+# --- as jobs
+
+
+@dataclass(frozen=True)
+class Trains:
+    """A page with a step that trains.
+
+    Attributes:
+        page: its file.
+        path: in the address.
+        query: of it.
+        key: of the step.
+        what: begins the title of its job.
+        shown: what it says once it is through.
+    """
+
+    page: str
+    path: str
+    query: dict[str, str]
+    key: str
+    what: str
+    shown: str
+
+    def trainings(self, study: ic.Study) -> ic.store.Trainings:
+        estimator = fitted(study)
+        if self.path == "what-if":
+            ids = ic.applications.detect(study, estimator.mislabel_scores()).flagged[:7].tolist()
+            return ic.applications.what_if(study, estimator, ids).trainings((0,))
+        table = ic.applications.relabel(study, estimator)
+        table = table[table["is_label_issue"] & (table["given_label"] != table["suggested_label"])]
+        decisions = table.assign(decision="relabel")
+        return ic.applications.mending_trainings(study, decisions=decisions, controls=["random", "clean"], seeds=(0,))
+
+    def start(self) -> AppTest:
+        return start(self.page, run="small", seeds="1", **self.query)
+
+
+STEPS = [
+    Trains("what_if.py", "what-if", {"count": "7"}, "verify", "Verify: 2 trainings", "The prediction was"),
+    Trains("relabel.py", "relabel", {"rows": "differs"}, "measure", "Apply and measure: 4", "Gain on the test set"),
+]
+each_step = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.path)
+
+
+@pytest.fixture
+def long(
+    run: str, small: ic.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: ic.store.Store
+) -> list[ic.store.Trainings]:
+    """All trainings take too long for the server; none begins."""
+    if small._home is None:
+        small.save(tmp_path / "small")
+    asked: list[ic.store.Trainings] = []
+
+    def submit(task: ic.store.Trainings, *, store: ic.store.Store, **how: object) -> ic.jobs.Job:
+        assert how == {"keep": True, "patience": stored.PATIENCE, "first": False}
+        asked.append(task)
+        entered(store, task, "running", step=f"1 of {len(task.members)} trainings")
+        return ic.jobs.Job(store, task.key, task)
+
+    monkeypatch.setattr(ic.jobs, "submit_task", submit)
+    monkeypatch.setattr(results, "IN_SERVER", -1.0)
+    return asked
+
+
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the pages ask of estimators is answered here, not by a job."""
+    start_it = results.Question.start
+
+    def here(question: results.Question, *rest: object) -> results.Question:
+        with monkeypatch.context() as patch:
+            patch.setattr(results, "IN_SERVER", 1e9)
+            return start_it(question, *rest)
+
+    monkeypatch.setattr(results.Question, "start", here)
+
+
+@each_step
+def test_what_trains_long_is_one_job_that_the_page_watches_and_completes(
+    step: Trains, long: list[ic.store.Trainings], small: ic.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quickly(monkeypatch)
+    app, task, store = step.start(), step.trainings(small), ic.store.Store()
+    assert "becomes a job, which goes on when this page is closed" in texts(app)
+    app.button(key=f"do_{step.key}").click().run()
+    assert [one.key for one in long] == [task.key]
+    assert not work._tasks
+    (row,) = ic.jobs.rows(store)
+    assert row.title.startswith(step.what)
+    count = f"1 of {len(task.members)} trainings"
+    assert f"{row.title} · {count} · about 2 min left" in texts_of_bars(app)
+    assert "It goes on when this page is closed, and when the server ends." in texts(app)
+    assert f"job={row.id[:12]}" in links(app)["Job"]
+    Table(store.path).end(row, "cancelled")
+    app.run()
+    assert f"was stopped after {count}." in texts(app)
+    assert [button.label for button in app.main.button if button.key == f"resume_{step.key}"] == ["Resume"]
+    assert not [button for button in app.main.button if button.key == f"do_{step.key}"]
+    jobs = jobs_page(job=row.id[:12])
+    assert {"Resume", "Remove"} <= {button.label for button in jobs.main.button}
+    place = links(jobs)["Open"]
+    assert place.startswith(f"{step.path}?")
+    assert all(f"{key}={value}" in place for key, value in {"run": "small", "seeds": "1", **step.query}.items())
+    store.compute(ic.store.task_from_spec(small, json.loads(row.spec)))  # as its worker does
+    monkeypatch.setattr(training, "train", None)  # and nobody else
+    for _ in range(2):
+        shown = texts(step.start())
+        assert step.shown in shown
+        work._kept.clear()  # as a new server has it
+        work._parts.clear()
+    assert len(long) == 1
+
+
+@each_step
+def test_what_no_other_process_can_train_is_trained_here_and_says_so(
+    step: Trains, long: list[ic.store.Trainings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quickly(monkeypatch)
+
+    def refuses(*_: object, **__: object) -> None:
+        raise ic.NotSupported("its loss is known to this one alone")
+
+    monkeypatch.setattr(ic.jobs, "submit_task", refuses)
+    app = step.start()
+    monkeypatch.setattr(work, "PATIENCE", 0.0)
+    app.button(key=f"do_{step.key}").click().run()
+    assert "It ends with this server: its loss is known to this one alone" in texts(app)
+    assert "It ends a while after the last page that shows it is closed" in texts(app)
+    assert step.shown in texts(settled(app))
+    assert not ic.jobs.rows(ic.store.Store())

@@ -11,12 +11,17 @@ import torch
 
 import influence_core as ic
 from influence_core.applications import Receipt, calibration, in_range, receipts, what_if
-from influence_core.applications.trainings import trained
+from influence_core.applications.trainings import Wanted
+from influence_core.applications.trainings import trained as all_trained
 from influence_core.errors import InvalidInput, NotSupported, StaleResult
 from influence_core.losses import cross_entropy
 from influence_core.testing import problems
 
 SIZE = problems.SIDE**2 + 1
+
+
+def trained(study, data, seed, weights=None):
+    return all_trained(study, [Wanted("one", seed, data, weights)], "recipe", None, "training")[0]
 
 
 def refitted(study, labels, weights):
