@@ -8,8 +8,9 @@ import influence_core as ic
 POLL = 2.0  # seconds between two looks while something runs
 EMPTY = (
     "No jobs yet. What takes longer than a few seconds becomes a job: a process of its own, which goes on when the "
-    "browser or this server ends, and whose finished parts are kept whatever happens. Explain, Mislabels and Relabel "
-    "start one where an estimator takes its time; so do a notebook and, without the exclamation mark, a terminal:"
+    "browser or this server ends, and whose finished parts are kept whatever happens. Explain, Mislabels, Relabel "
+    "and What if start one where an estimator or a training takes its time; so do a notebook and, without the "
+    "exclamation mark, a terminal:"
 )
 EXAMPLE = """job = ic.jobs.submit(study, "ekfac", "influence", test=[17])  # and job.wait() gives the scores
 !influence score my_study ekfac --what influence --test 17 --job"""

@@ -91,7 +91,7 @@ def submit_task(
     threads: int | None = None,
     workers: int | None = None,
 ) -> Job:
-    """Let another process do a task, such as a ``Request`` or ``Retrainings``; see ``submit``.
+    """Let another process do a task, such as a ``Request``, ``Retrainings`` or ``Trainings``; see ``submit``.
 
     Args:
         task: to do.

@@ -19,7 +19,7 @@ from playwright.sync_api import expect
 
 import influence_core as ic
 from tests.browser.conftest import ROOT, Server, Watched
-from tests.browser.test_journeys import influence, row
+from tests.browser.test_journeys import influence, row, until
 
 Open = Callable[..., Watched]
 SLOW, FAILS = "leisurely", "stumbling"
@@ -104,13 +104,6 @@ def whole(view: Watched, place: Place, test_id: int) -> None:
     place.gate.touch()
     view.page.get_by_text("How far to trust it").wait_for(timeout=SOON)
     view.shows(HARMFUL, expected(place, test_id))
-
-
-def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_reload_in_the_middle_goes_on_and_two_tabs_have_one_job(place: Place, watched: Open) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,7 +14,8 @@ import pytest
 from playwright.sync_api import Page
 
 import influence_core as ic
-from tests.browser.conftest import Server, Watched
+from tests.browser.conftest import ROOT, Server, Watched
+from tests.browser.slow_model import PAUSE
 
 Open = Callable[..., Watched]
 MISTAKES = "Test images to choose from"
@@ -66,6 +69,14 @@ def click(page: Page, chart: str, x: float, y: float) -> None:
     page.mouse.move(*at)
     page.wait_for_timeout(150)  # Plotly looks where the pointer is once in a while; a click takes what it saw
     page.mouse.click(*at)
+
+
+def until(holds: Callable[[], object], seconds: float = 90.0) -> None:
+    """Wait for what another process does."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def most_frequent(study: ic.Study) -> tuple[int, int]:
@@ -533,21 +544,91 @@ def test_what_is_slow_says_so_waits_for_a_click_and_can_be_stopped(
     assert [*view.problems, *other.problems] == []
 
 
-def test_from_a_mistake_to_a_verified_receipt(server: Server, watched: Open, small: ic.Study) -> None:
-    test_id = 3
-    view = watched()
-    page = view.page
-    view.open(f"{server.url}/explain?estimator=lastlayer&test={test_id}&seeds=1", wait_for=".tile")
+@dataclass
+class Slow:
+    """A server whose study takes long to train, with a store of its own."""
+
+    url: str
+    study: ic.Study
+    store: ic.store.Store
+
+    def job(self, what: str) -> ic.jobs.Job:
+        """The only one of this kind."""
+        (row,) = [row for row in ic.jobs.rows(self.store) if row.title.startswith(what)]
+        return ic.jobs.Job(self.store, row.id)
+
+    def trained(self) -> dict[str, int]:
+        """Key of each training that is finished -> when it was."""
+        found = self.store.path.glob("works/*/*/*/change.safetensors")
+        return {path.parent.parent.name: path.stat().st_mtime_ns for path in found}
+
+
+@pytest.fixture
+def slow(
+    start_server: Callable[..., Server], demo: ic.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Slow]:
+    plugin = ROOT / "tests" / "browser" / "slow_model.py"
+    ic.models.load_plugin(plugin)
+    train, test = demo.train.subset(range(120)), demo.test.subset(range(60))
+    model = ic.models.build("unhurried_linear")
+    ic.training.fit(model, train, epochs=60)
+    study = ic.Study(model, train=train, test=test, name="slow")
+    file = study.save(tmp_path / "slow", plugin=plugin)
+    monkeypatch.setenv("INFLUENCE_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv(PAUSE, "0.1")  # thirty batches are three seconds
+    server = start_server("--study", str(file), "--plugin", str(plugin))
+    monkeypatch.delenv(PAUSE)
+    store = ic.store.Store()
+    yield Slow(server.url, ic.Study.load(file), store)
+    for job in ic.jobs.jobs(store):
+        job.cancel()
+
+
+def test_from_flagged_images_and_a_mistake_to_what_training_shows(slow: Slow, watched: Open) -> None:
+    """Both jobs are ended in between and gone on with, and no training is made twice."""
+    view, study, store = watched(), slow.study, slow.store
+    page, main = view.page, view.page.get_by_test_id("stMain")
+    estimator = ic.estimators.LastLayer().fit(study)
+
+    # the suggestions of flagged images, and what they gain
+    view.open(f"{slow.url}/relabel?estimator=lastlayer&seeds=2&rows=differs", wait_for=".st-key-measure")
+    table = ic.applications.relabel(study, estimator)
+    table = table[table["is_label_issue"] & (table["given_label"] != table["suggested_label"])]
+    page.get_by_text("Train again with these").wait_for()
+    page.get_by_role("button", name="Apply and measure").click()
+    page.get_by_role("button", name="Stop").wait_for()
+    job = slow.job("Apply and measure: 8 trainings of 120 images")
+    until(lambda: job.row.step == "2 of 8 trainings")
+    page.get_by_text("2 of 8 trainings").wait_for()
+    page.reload()  # it is found under way
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("was stopped after").wait_for()
+    assert job.state == "cancelled"
+    before = slow.trained()
+    assert 2 <= len(before) < 8
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_text("Gain on the test set").wait_for(timeout=180_000)
+    after = slow.trained()
+    assert len(after) == 8
+    assert before.items() <= after.items()
+    assert (job.state, job.row.attempt) == ("done", 2)
+    decisions = table.assign(decision="relabel")
+    report = ic.applications.mend(study, decisions=decisions, controls=["random", "clean"], seeds=(0, 1), store=store)
+    assert str(report.gain) in main.inner_text()
+    assert slow.trained() == after  # nor here
+
+    # the images behind a mistake, left out
+    test_id = int(study.misclassified()[0])
+    view.open(f"{slow.url}/explain?estimator=lastlayer&test={test_id}&seeds=2", wait_for=".tile")
     view.quiet()
     page.get_by_role("link", name="What if the harmful ones were left out?").click()
     wait_for(page, "set", "harmful")
     page.get_by_role("spinbutton", name="How many").fill("6")
     page.keyboard.press("Enter")
     wait_for(page, "count", "6")
-    estimator = ic.estimators.LastLayer().fit(small)
     ids = estimator.influence([test_id]).harmful(test_id, 6)["train_id"].tolist()
     view.shows("Training images that would change", ids)
-    found = ic.applications.what_if(small, estimator, ids)
+    found = ic.applications.what_if(study, estimator, ids)
     view.quiet()
     for label, flipped in (
         ("Mistakes that would be mended", found.mends),
@@ -559,13 +640,23 @@ def test_from_a_mistake_to_a_verified_receipt(server: Server, watched: Open, sma
     assert page.get_by_text("has been checked by training so far").count() == 1
     page.get_by_role("button", name="Verify").click()
     page.get_by_role("button", name="Stop").wait_for()
-    page.reload()  # it is found under way, or through by now
+    job = slow.job("Verify: 4 trainings of up to 120 images")
+    main.get_by_role("link", name="Job").click()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Resume").wait_for()
+    assert job.state == "cancelled"
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("button", name="Cancel").wait_for()
+    main.get_by_role("link", name="Open").click()
     page.get_by_text("The prediction was").wait_for(timeout=180_000)
     view.settle()
-    (receipt,) = [r for r in ic.applications.receipts(ic.store.Store()) if r.key == found.receipt.key]
+    assert (in_url(page, "set"), in_url(page, "count"), in_url(page, "test")) == ("harmful", "6", str(test_id))
+    (receipt,) = [r for r in ic.applications.receipts(store) if r.key == found.receipt.key]
     assert receipt.accuracy is not None
-    before, after = receipt.accuracy
-    said = f"Test accuracy goes from {before:.1%} to {after:.1%}"
+    with_and_without = slow.trained()
+    assert len(with_and_without) == 10  # those on the labels as they were are there since the first job
+    assert after.items() <= with_and_without.items()
+    said = "Test accuracy goes from {:.1%} to {:.1%}".format(*receipt.accuracy)
     assert page.get_by_text(said).count() == 1
     other = watched("dark")
     other.open(page.url, wait_for=".tile")

@@ -187,6 +187,17 @@ def test_the_expected_cost_of_a_study(demo: ic.Study) -> None:
     assert "fit" not in str(fitted)
 
 
+def test_the_expected_cost_of_training_is_that_of_its_steps(demo: ic.Study) -> None:
+    pace, recipe = cost.measured_pass(demo), demo.trajectory.recipe if demo.trajectory else None
+    assert pace is not None
+    assert recipe is not None
+    steps = sum(-(-n // recipe.batch_size) for n in (1000, 990))
+    expected = ic.estimators.expected_training(demo, [1000, 990])
+    assert recipe.optimizer == "sam"  # which climbs first: two passes a step
+    assert expected.seconds == pytest.approx(2 * recipe.epochs * (1990 * pace.plain + steps * pace.step))
+    assert expected.passes == f"{2 * recipe.epochs * 1990:,} backward"
+
+
 def test_what_is_not_known_is_said(tiny: ic.Study) -> None:
     unknown = ic.estimators.Expected(None, None, None, "not known")
     assert ic.estimators.expected_cost(tiny.replaced(trajectory=None), ic.estimators.TracIn()) == unknown

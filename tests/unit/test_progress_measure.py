@@ -8,7 +8,7 @@ import time
 import pytest
 
 from influence_core.measure import measure
-from influence_core.progress import contained, listen, track
+from influence_core.progress import contained, listen, tally, track
 
 
 def test_a_listener_hears_every_step():
@@ -54,6 +54,20 @@ def test_long_work_of_the_package_is_heard(demo):
     with listen(lambda *call: heard.append(call)):
         ic.estimators.GEX(members=2, epochs=0.1, refresh_batches=1).fit(demo)
     assert sorted({(done, total) for what, done, total in heard if what.startswith("GEX")}) == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_words_may_count_what_is_finished_while_the_loops_inside_are_steps():
+    heard = []
+    with listen(lambda *call: heard.append(call)):
+        for _ in track("ab", lambda done: f"{done} of 2 letters"):
+            list(track(range(3), "strokes"))
+    assert {call[1:] for call in heard if call[0] == "1 of 2 letters"} == {(3, 6), (4, 6), (5, 6), (6, 6)}
+    assert (heard[0], heard[-1]) == (("0 of 2 letters", 0, 2), ("2 of 2 letters", 6, 6))
+    assert [tally(*call) for call in (heard[-1], ("letters", 1200, 2000), ("letters", 3, 0))] == [
+        "",
+        "1,200 of 2,000",
+        "",
+    ]
 
 
 def test_loops_inside_count_towards_the_outer_one():
