@@ -71,6 +71,22 @@ class Step:
         return None if self.trainings is None else stored.job(self.trainings)
 
 
+def ready(step: Step) -> Any:
+    """The result of a step, where it is there, or all that it trains is; else ``None``, and nothing is drawn."""
+    task = _there(step)
+    return task.value if task is not None and task.state == "done" else None
+
+
+def _there(step: Step) -> work.Task | None:
+    """The task of this server, which begins where all that the step trains is there."""
+    task = work.peek(step.key)
+    stored_whole = step.trainings is not None and stored.whole(step.trainings)
+    if task is None and stored_whole and not work.was_stopped(step.key):
+        task = step.begin_here()
+    work.wait([] if task is None else [task])
+    return task
+
+
 def done(step: Step, key: str, button: str, words: str, by_itself: bool = False) -> Any:
     """The result of a step; while there is none, where it is or how to begin it is drawn here.
 
@@ -84,15 +100,11 @@ def done(step: Step, key: str, button: str, words: str, by_itself: bool = False)
     Returns:
         The result, or ``None``.
     """
-    task = work.peek(step.key)
-    if task is None and not work.was_stopped(step.key):
-        if step.trainings is not None and stored.whole(step.trainings):
-            task = step.begin_here()
-        elif by_itself:
-            step.start()
-            task = work.peek(step.key)
-    if task is not None:
-        work.wait([task])
+    task = _there(step)
+    if task is None and by_itself and not work.was_stopped(step.key):
+        step.start()
+        task = work.peek(step.key)
+        work.wait([] if task is None else [task])
     if task is not None and task.state == "done":
         return task.value
     if task is not None and task.under_way:

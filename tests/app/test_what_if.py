@@ -313,6 +313,7 @@ def test_what_trains_long_is_one_job_that_the_page_watches_and_completes(
     for _ in range(2):
         shown = texts(step.start())
         assert step.shown in shown
+        assert "Verify it below" not in shown
         work._kept.clear()  # as a new server has it
         work._parts.clear()
     assert len(long) == 1
