@@ -4,7 +4,8 @@ Run ``python -m tests.benchmarks.mending``; two idle cores take some minutes. Ea
 wrong labels, weights; its model and those that are trained again share the recipe. 20 % of the labels are wrong, either
 drawn from all other classes with equal chance, or always the next class (``pairs``), so that what a wrong label says
 depends on the class. Suggestions above Otsu's threshold are taken without a review. With ``--store FOLDER`` each
-training is kept, and a run that was broken off goes on.
+training is kept, and a run that was broken off goes on. ``--data FOLDER`` mends a study that was kept instead
+(``tests.benchmarks.cifar10n --study FOLDER``).
 """
 
 from __future__ import annotations
@@ -72,16 +73,23 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Estimators; labelcontrast and fvm.")] = None,
     images: Annotated[int, typer.Option(help="Training images, of 1000.")] = 1000,
     kind: Annotated[list[str] | None, typer.Option(help="Of wrong labels: uniform, pairs; both.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A kept study to mend instead, once.")] = None,
     store: Annotated[Path | None, typer.Option(help="Folder in which trainings are kept.")] = None,
 ) -> None:
     """Mend every study by every estimator, and print a table for each kind of wrong labels."""
     torch.set_num_threads(1)
     begun = time.perf_counter()
     kept = None if store is None else ic.store.Store(store)
-    for one in kind or KINDS:
+    kinds, count = list(kind or KINDS), seeds
+    if data is not None:
+        kinds, count = [data.name], 1
+    for one in kinds:
         reports: dict[str, list[Mending]] = {name: [] for name in only or ["labelcontrast", "fvm"]}
-        for seed in range(seeds):
-            study = study_of(one, noise, seed, images)
+        for seed in range(count):
+            study = study_of(one, noise, seed, images) if data is None else ic.Study.load(data)
+            if data is not None:
+                assert study.train.corrupted is not None
+                images, noise = len(study.train), float(study.train.corrupted.double().mean())
             for name, found in reports.items():
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # what a solver has to say of its residual
@@ -89,7 +97,7 @@ def main(
                 found.append(mend(study, estimator, controls=CONTROLS, seeds=(1000 + seed,), store=kept))
             typer.echo(f"{one}, seed {seed}: done after {time.perf_counter() - begun:.0f} s", err=True)
         typer.echo(
-            f"\n{noise:.0%} wrong labels, {one}; {seeds} studies of {images} images, mean (lowest to highest), "
+            f"\n{noise:.0%} wrong labels, {one}; {count} studies of {images} images, mean (lowest to highest), "
             "per cent:\n"
         )
         typer.echo("| estimator | relabelled | of these right | before | mended | as many at random | clean labels |")
