@@ -15,12 +15,18 @@ from numpy.typing import NDArray
 from influence_core.applications.receipt import Receipt
 from influence_core.errors import InvalidInput
 from influence_core.estimators.registry import title_of
+from influence_core.progress import counted
 from influence_core.threads import uninterrupted
 
 Floats = NDArray[np.float64]
 
 CORRELATED = 0.5
-"""A receipt was right if prediction and outcome correlate at least so, over test images ..."""
+"""A receipt was right if prediction and outcome correlate at least so, over test images, the noise of the outcome taken
+off where several seeds show it ..."""
+ALIKE = 3.0
+"""Factor within which predictions are alike."""
+TELLS = 0.1
+"""Reliability of the outcome below which a receipt tells nothing of its prediction: the seeds differ nearly as much."""
 SLOPES = (0.5, 2.0)
 """... and, where the prediction was in nats, the slope lies between these."""
 
@@ -32,7 +38,10 @@ class Calibration:
     Attributes:
         points: receipt (its place), test_id, predicted, actual: a row for each test image of each receipt.
         table: a row a receipt: estimator, action, how, images, size (root mean square of the prediction), actual_size,
-            correlation, rank_correlation, slope, same_sign and right (see ``CORRELATED`` and ``SLOPES``).
+            correlation, rank_correlation, slope, same_sign, reliability, corrected and right. Reliability is the share
+            of the outcome's variance over test images that is not noise of the seeds, corrected the correlation with
+            an outcome without that noise (Spearman 1904, at most 1); both NaN with one seed. Right as ``CORRELATED``
+            and ``SLOPES`` say; where the reliability is below ``TELLS`` nobody knows, and it is ``None``.
         correlation: of all points, -1 to 1; NaN where one side does not vary.
         rank_correlation: likewise, of ranks.
         slope: of the least squares line of the actual changes on the predicted ones; 1 where the sizes are right.
@@ -54,11 +63,14 @@ class Calibration:
 
     def sentences(self) -> list[str]:
         """What it shows, in plain sentences."""
-        count, right = len(self.table), int(self.table["right"].sum())
+        told = self.table["right"].notna()
+        count, right = int(told.sum()), int((self.table["right"][told] == True).sum())  # noqa: E712
+        untold = len(self.table) - count
+        said = "" if not untold else f" ({untold} more tell nothing: their trainings differ as much among themselves)"
         return [
-            f"{right} of {count} checked predictions were right; over all {len(self.points):,} changes of a test loss "
-            f"prediction and outcome correlate by {self.correlation:.2f} (ranks {self.rank_correlation:.2f}), and the "
-            f"outcome is {self.slope:.2g} times the prediction."
+            f"{right} of {count} checked predictions were right{said}; over all {len(self.points):,} changes of a test "
+            f"loss prediction and outcome correlate by {self.correlation:.2f} (ranks {self.rank_correlation:.2f}), and "
+            f"the outcome is {self.slope:.2g} times the prediction."
         ]
 
     def __repr__(self) -> str:
@@ -103,9 +115,9 @@ def calibration(receipts: Sequence[Receipt]) -> Calibration:
 def in_range(prediction: Any, receipts: Sequence[Receipt]) -> str | None:
     """Warn of a prediction that is unlike those that training has shown to be right.
 
-    Those of the same estimator with the same parameters, for the same action, count; they may be about other studies.
-    A prediction is alike if as many images change, and its size (root mean square over test images) is as large, as of
-    right receipts.
+    Those of the same estimator with the same parameters count, of removals, labels and weights together, and about any
+    study. One is like this prediction if the number of images that change, and the size of the predicted change (root
+    mean square over test images), are the same within a factor of three; half of these must have been right.
 
     Args:
         prediction: a ``Receipt``, or what ``what_if`` gives.
@@ -115,44 +127,49 @@ def in_range(prediction: Any, receipts: Sequence[Receipt]) -> str | None:
         A sentence; ``None`` where the prediction is in the range. ``WhatIf.verify`` trains with and without it.
     """
     mine: Receipt = prediction if isinstance(prediction, Receipt) else prediction.receipt
-    what = {"remove": "removals", "relabel": "new labels", "reweight": "new weights"}[mine.action]
-    alike = [r for r in receipts if r.verified and _same(r, mine) and r.key != mine.key]
-    check = "train with and without the change before you rely on it"
-    title = title_of(mine.estimator)
-    if not alike:
-        return f"No prediction of {title} for {what} has been checked by training so far: {check}."
-    table = pd.DataFrame([_row(receipt) for receipt in alike])
-    right = table[table["right"]]
-    if not len(right):
-        return f"None of the {len(table)} predictions of {title} for {what} that were checked was right: {check}."
-    for value, column, words, form in (
-        (len(mine.ids), "images", "training images change", ",.0f"),
-        (_size(mine.predicted), "size", "is the size of the predicted change", ".2g"),
-    ):
-        low, high = float(right[column].min()), float(right[column].max())
-        if not low <= value <= high:
-            return (
-                f"Here {value:{form}} {words}; predictions of {title} for {what} have been right from "
-                f"{low:{form}} to {high:{form}} alone: {check}."
-            )
-    near = table[table["size"].between(_size(mine.predicted) / 2, _size(mine.predicted) * 2)]
-    if len(near) and near["right"].mean() < 0.5:
+    title, check = title_of(mine.estimator), "train with and without the change before you rely on it"
+    checked = [r for r in receipts if r.verified and r.key != mine.key]
+    checked = [r for r in checked if (r.estimator, r.parameters) == (mine.estimator, mine.parameters)]
+    if not checked:
+        return f"No prediction of {title} has been checked by training so far: {check}."
+    table = pd.DataFrame([_row(receipt) for receipt in checked])
+    table = table[table["right"].notna()].astype({"right": bool})
+    if not len(table):
         return (
-            f"Of {len(near)} predictions of {title} for {what} of about this size, {int(near['right'].sum())} "
-            f"were right: {check}."
+            f"The trainings that checked {title} differ too much among themselves to tell whether it was right: {check}"
+            ", with more seeds."
+        )
+    size = _size(mine.predicted)
+    near = table[_near(table["images"], len(mine.ids)) & _near(table["size"], size)]
+    if not len(near):
+        return (
+            f"No prediction of {title} like this one has been checked by training so far, with "
+            f"{counted(len(mine.ids), 'training image')} and a predicted change of the size {size:.2g}: {check}."
+        )
+    if near["right"].mean() < 0.5:
+        return (
+            f"Of {counted(len(near), 'prediction')} of {title} like this one that were checked, "
+            f"{int(near['right'].sum())} were right: {check}."
         )
     return None
 
 
-def _same(one: Receipt, other: Receipt) -> bool:
-    names = ("estimator", "parameters", "action", "how")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
+def _near(values: pd.Series, mine: float) -> pd.Series:
+    return values.between(mine / ALIKE, mine * ALIKE)
 
 
 def _row(receipt: Receipt) -> dict[str, Any]:
     predicted, actual = np.array(receipt.predicted), np.array(receipt.actual)
     correlation, rank_correlation, slope, _ = _compared(predicted, actual)
-    right = correlation >= CORRELATED and (receipt.scale != "nats" or SLOPES[0] <= slope <= SLOPES[1])
+    reliability = corrected = math.nan
+    if receipt.noise is not None and np.ptp(actual) > 0:
+        reliability = 1 - float(np.mean(np.square(receipt.noise)) / np.var(actual))
+        if reliability >= TELLS:
+            corrected = min(1.0, max(-1.0, correlation / math.sqrt(reliability)))
+    right: bool | None = None
+    if not reliability < TELLS:  # or there is one seed
+        judged = correlation if math.isnan(corrected) else corrected
+        right = judged >= CORRELATED and (receipt.scale != "nats" or SLOPES[0] <= slope <= SLOPES[1])
     return {
         "estimator": receipt.estimator,
         "action": receipt.action,
@@ -164,7 +181,9 @@ def _row(receipt: Receipt) -> dict[str, Any]:
         "rank_correlation": rank_correlation,
         "slope": slope,
         "same_sign": float((np.sign(predicted) == np.sign(actual)).mean()),
-        "right": bool(right),
+        "reliability": reliability,
+        "corrected": corrected,
+        "right": right if right is None else bool(right),
     }
 
 

@@ -23,6 +23,8 @@ from influence_core.store import Store, Trainings
 from influence_core.store.retrainings import RECIPE, Retrain, name_of
 from influence_core.study import Study
 
+EMPTIED = 0.8
+"""Share of the images of a class from which a change takes the class away."""
 PURPOSE = "Verify"
 """What the trainings of ``verify`` are for, as a list of jobs has it."""
 
@@ -125,6 +127,12 @@ class WhatIf:
                 f"The training loss does not fall along the edit of {title}, so that only the order of its numbers is "
                 "shown, and no edited model."
             )
+        gone = self._emptied()
+        if gone:
+            found.append(
+                f"Hardly a training image called {', '.join(gone)} would be left: what a model does that never saw one "
+                "cannot be foretold from this one."
+            )
         lost, left = float(self.predicted.mean()), float(self.study.losses().double().mean())
         if self.receipt.scale == "nats" and self.study.loss is cross_entropy and -lost > left:
             found.append(
@@ -132,6 +140,16 @@ class WhatIf:
                 "size is wrong."
             )
         return found if self.caution is None else [*found, self.caution]
+
+    def _emptied(self) -> list[str]:
+        """Names of the classes that the change takes nearly all images from."""
+        if self.study.classes is None:
+            return []
+        labels, change = self.study.train.labels, self.change
+        lost = change.ids[change.removed | change.relabelled]
+        before = labels.bincount(minlength=self.study.classes).double()
+        share = labels[lost].bincount(minlength=self.study.classes).double() / before.clamp(min=1)
+        return [self.study.class_names[int(k)] for k in (share > EMPTIED).nonzero().flatten()]
 
     def verify(
         self, seeds: Sequence[int] = (0, 1, 2), store: Store | None = None, retrain: str | Retrain = RECIPE

@@ -116,8 +116,8 @@ def table(found: ic.applications.WhatIf, receipt: ic.applications.Receipt | None
 
 
 RIGHT = (
-    "Right is a prediction that correlates with what training shows by 0.5 or more, over the test images, and whose "
-    "size is right within a factor of two."
+    "Right is a prediction that correlates with what training shows by 0.5 or more, over the test images and without "
+    "the noise of the seeds, and whose size is right within a factor of two."
 )
 """What ``ic.applications.calibration`` means by it."""
 
@@ -125,8 +125,11 @@ RIGHT = (
 def verdict(compared: ic.applications.Calibration) -> str:
     """Whether one prediction was right, as Markdown."""
     row = compared.table.iloc[0]
+    said = f"The prediction was {'' if row['right'] else 'not '}right"
+    if row["right"] is None:
+        said = "These trainings differ too much among themselves to say whether the prediction was right"
     return (
-        f"**The prediction was {'' if row['right'] else 'not '}right** · correlation {row['correlation']:.2f}, the "
+        f"**{said}** · correlation {row['correlation']:.2f}, the "
         f"same sign for {row['same_sign']:.0%} of the test images"
     )
 

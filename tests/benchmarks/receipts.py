@@ -3,8 +3,8 @@
 Run ``python -m tests.benchmarks.receipts``. Changes are drawn without looking at any outcome: wrong labels, random
 images and images of one class are left out or weighted anew, and labels are mended or spoilt. Every estimator predicts
 each of them (``ic.applications.what_if``); the trainings, with and without, are the same for all and kept with
-``--store FOLDER``. The warning of range is asked of every receipt with all others known: it is right if it warns of a
-prediction that was wrong, or lets one through that was right.
+``--store FOLDER``. The warning, of the prediction or of its range, is asked of every receipt with all others known: it is right if it warns of a
+prediction that was wrong, or lets one through that was right; what the trainings do not tell is left out.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main(
     """Predict, train, and print a row for every receipt and every estimator."""
     torch.set_num_threads(1)
     begun, study = time.perf_counter(), study_of("uniform", noise, seed, images)
-    found: list[tuple[str, float | None, Receipt]] = []
+    found: list[tuple[str, float | None, bool, Receipt]] = []
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a solver has to say of its residual
         kept = ic.store.Store(folder if store is None else store)
@@ -82,26 +82,33 @@ def main(
             scores = estimator.influence()
             for words, asked in changes(study, seed):
                 prediction = what_if(study, estimator, scores=scores, **asked)
-                found.append((words, prediction.step, prediction.verify(range(trainings), kept)))
+                unlike = bool(prediction.warnings())
+                found.append((words, prediction.step, unlike, prediction.verify(range(trainings), kept)))
                 typer.echo(f"{name}, {words}: {time.perf_counter() - begun:.0f} s", err=True)
-    every = [receipt for _, _, receipt in found]
+    every = [receipt for *_, receipt in found]
     rows = calibration(every).table
-    typer.echo("| change | estimator | step | predicted, nats | trained again | correlation | slope | right | warned |")
-    typer.echo("|---|---|---|---|---|---|---|---|---|")
+    typer.echo(
+        "| change | estimator | step | predicted, nats | trained again | correlation | slope | reliability | "
+        "correlation without noise | right | warned |"
+    )
+    typer.echo(f"|{11 * '---|'}")
     agreed = []
-    for number, (words, step, receipt) in enumerate(found):
-        row, warned = rows.iloc[number], in_range(receipt, every[:number] + every[number + 1 :]) is not None
-        agreed.append(warned != bool(row["right"]))
+    for number, (words, step, unlike, receipt) in enumerate(found):
+        row, others = rows.iloc[number], every[:number] + every[number + 1 :]
+        warned = unlike or in_range(receipt, others) is not None
+        if row["right"] is not None:
+            agreed.append(warned != row["right"])
         assert receipt.actual is not None
         means = [sum(side) / len(side) for side in (receipt.predicted, receipt.actual)]
         cells = [words, receipt.estimator, _share(step), *(f"{mean:+.4f}" for mean in means)]
         cells += [f"{row['correlation']:.2f}", f"{row['slope']:.2f}"]
-        cells += ["yes" if said else "no" for said in (row["right"], warned)]
+        right = "nobody knows" if row["right"] is None else "yes" if row["right"] else "no"
+        cells += [f"{row['reliability']:.2f}", f"{row['corrected']:.2f}", right, "yes" if warned else "no"]
         typer.echo(f"| {' | '.join(cells)} |")
     typer.echo("")
     for name in only or NAMES:
         typer.echo(f"{name}: {calibration([r for r in every if r.estimator == name]).sentences()[0]}\n")
-    typer.echo(f"The warning of range is right for {sum(agreed)} of {len(agreed)} receipts.")
+    typer.echo(f"The warning is right for {sum(agreed)} of {len(agreed)} receipts.")
     if figure is not None:
         calibration(every).figure().write_html(figure, include_plotlyjs="cdn")
 

@@ -96,6 +96,14 @@ def test_more_than_there_is_to_lose_is_said(study, newton):
         assert ("is all there is" in said) == wrong
 
 
+def test_a_class_that_goes_is_said(study, newton):
+    own = (study.train.labels == 1).nonzero().flatten()
+    name = study.class_names[1]
+    assert f"called {name} would be left" in what_if(study, newton, own).warnings()[0]
+    assert f"called {name}" in what_if(study, newton, own, "relabel", labels=2).warnings()[0]
+    assert not what_if(study, newton, own[: len(own) // 2]).warnings()
+
+
 def test_an_edit_that_leads_uphill_shows_its_order_and_no_model(study, newton, monkeypatch):
     right = newton.parameter_change(remove=IDS)
     exact = what_if(study, newton, IDS)

@@ -199,7 +199,7 @@ def test_verified_against_the_known_refit(study, newton, tmp_path):
     assert receipts(store) == [done]
     assert "has been checked by training so far" in again.caution
     assert found.caution == again.sentences()[-1]
-    assert "size of the predicted change" in what_if(study, newton, [5, 6, 7], store=store).caution
+    assert "like this one" in what_if(study, newton, list(range(20, 32)), store=store).caution
     assert what_if(study, newton, [5, 6, 7]).caution is None
     assert receipts(store, study="other") == receipts(store, estimator="gex") == []
     result = calibration([done, pending])
@@ -301,17 +301,39 @@ def test_right_is_a_correlation_and_in_nats_a_slope():
 def test_a_prediction_out_of_range_is_warned_of():
     p = np.linspace(-1, 1, 21)
     right = [made(s * p, s * p, ids=range(n)) for s, n in ((0.1, 5), (1.0, 50))]
-    assert in_range(made(0.5 * p, None), right) is None
-    assert "250 training images change" in in_range(made(0.5 * p, None, ids=range(250)), right)
-    assert "from 5 to 50 alone" in in_range(made(0.5 * p, None, ids=range(250)), right)
-    assert "size of the predicted change" in in_range(made(10 * p, None), right)
+    assert in_range(made(0.3 * p, None, ids=range(15)), right) is None  # within a factor of three of both
+    assert in_range(made(0.5 * p, None, ids=range(20), action="relabel", labels=range(20)), right) is None
+    for other in (made(p, None, ids=range(151)), made(10 * p, None, ids=range(50)), made(p, None, ids=range(5))):
+        assert "like this one has been checked by training so far" in in_range(other, right)
+    assert "151 training images" in in_range(made(p, None, ids=range(151)), right)
     assert "has been checked by training so far" in in_range(made(p, None), [])
-    assert "has been checked" in in_range(made(0.5 * p, None, action="relabel", labels=range(10)), right)
-    assert "has been checked" in in_range(made(0.5 * p, None, parameters={"damping": 1}), right)
+    assert "No prediction of EK-FAC has" in in_range(made(0.5 * p, None, parameters={"damping": 1}), right)
     assert "has been checked" in in_range(right[0], right[:1])  # no prediction speaks for itself
-    assert "None of the 1" in in_range(made(p, None), [made(p, -p, ids=range(7))])
-    wrong = [made(0.5 * p, -p, ids=range(n)) for n in (20, 21, 22)]
-    assert "were right" in in_range(made(0.5 * p, None), [*right, *wrong])
+    assert "Of 1 prediction of EK-FAC" in in_range(made(p, None), [made(p, -p, ids=range(7))])
+    wrong = [made(0.5 * p, -p, ids=range(n)) for n in (20, 21)]
+    assert in_range(made(0.5 * p, None, ids=range(30)), [*right, wrong[0]]) is None  # one of two
+    assert "Of 3 predictions" in in_range(made(0.5 * p, None, ids=range(30)), [*right, *wrong])
+
+
+def test_the_noise_of_the_trainings_is_taken_off_what_they_show():
+    """Noise of known size: the corrected correlation is the one without it, and where it is too much nobody knows."""
+    generator = np.random.default_rng(0)
+    p = generator.normal(size=4000)
+    true = 0.8 * p + 0.6 * generator.normal(size=4000)
+    for noise, told in ((0.5, True), (1.5, True), (6.0, False)):
+        (row,) = calibration(
+            [made(p, true + noise * generator.normal(size=4000), noise=[noise] * 4000, seeds=(0, 1))]
+        ).table.itertuples()
+        assert row.reliability == pytest.approx(1 / (1 + noise**2), abs=0.05)
+        assert row.correlation < 0.8 * math.sqrt(1 / (1 + noise**2)) + 0.03
+        if told:
+            assert (row.corrected, row.right) == (pytest.approx(0.8, abs=0.03), True)
+        else:
+            assert math.isnan(row.corrected)
+            assert row.right is None
+    untold = made(p, true + 6 * generator.normal(size=4000), noise=[6.0] * 4000, seeds=(0, 1))
+    assert "1 more tell nothing" in calibration([made(p, true), untold]).sentences()[0]
+    assert "with more seeds" in in_range(made(p, None, ids=range(9)), [untold])
 
 
 def test_refusals(study, newton):
