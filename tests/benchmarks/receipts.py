@@ -3,8 +3,9 @@
 Run ``python -m tests.benchmarks.receipts``. Changes are drawn without looking at any outcome: wrong labels, random
 images and images of one class are left out or weighted anew, and labels are mended or spoilt. Every estimator predicts
 each of them (``ic.applications.what_if``); the trainings, with and without, are the same for all and kept with
-``--store FOLDER``. The warning, of the prediction or of its range, is asked of every receipt with all others known: it is right if it warns of a
-prediction that was wrong, or lets one through that was right; what the trainings do not tell is left out.
+``--store FOLDER``. The warning, of the prediction or of its range, is asked of every receipt with all others known: it
+is right if it warns of a prediction that was wrong, or lets one through that was right; what the trainings do not tell
+is left out.
 """
 
 from __future__ import annotations
