@@ -106,7 +106,7 @@ four.metric(
     "Accuracy of the edited model",
     "not known" if found.accuracy is None else f"{found.accuracy:.1%}",
     border=True,
-    help=f"{title} edits no weights." if found.accuracy is None else f"Now {study.accuracy():.1%}.",
+    help=predicted.without_edit(found) if found.accuracy is None else f"Now {study.accuracy():.1%}.",
 )
 if receipt is None:
     cautions = predicted.cautions(found)

@@ -17,7 +17,7 @@ from influence_core.applications.mending_plan import Among, Arm, Control, Plan, 
 from influence_core.applications.mending_report import Mending
 from influence_core.applications.trainings import Outcome, asked, outcomes
 from influence_core.applications.trusted_step import edited_as_far
-from influence_core.errors import InvalidInput
+from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators import Estimator
 from influence_core.estimators.changes import data_change
 from influence_core.progress import track
@@ -172,21 +172,26 @@ def _edited(
                 losses[name].append(losses[name][0])
                 continue
             labelling = arm(int(seed))
-            edited = _edit(study, estimator, labelling)
+            edited, step = _edit(study, estimator, labelling)
             if name == "mended":
                 weights = kept_weights(edited.model, None)
+                if step == 0:
+                    raise NotSupported(
+                        f"the training loss does not fall along the edit of {estimator.title}, so that it mends "
+                        "nothing: take by='retraining', or another estimator"
+                    )
             right[name].append(edited.predictions("test") == study.test.labels)
             losses[name].append(edited.losses("test").double())
     return {name: Outcome(torch.stack(right[name]), torch.stack(losses[name])) for name in arms}, weights
 
 
-def _edit(study: Study, estimator: Estimator, labelling: Labelling) -> Study:
+def _edit(study: Study, estimator: Estimator, labelling: Labelling) -> tuple[Study, float]:
     ids = labelling.relabelled(study.train)
     new = dict(zip(ids.tolist(), labelling.labels[ids].tolist(), strict=True))
     if not new and bool(labelling.keep.all()):
-        return study
+        return study, 1.0
     change: dict[str, Any] = {"remove": labelling.excluded(), "relabel": new}
-    return edited_as_far(study, estimator, data_change(study.train, study.classes, **change), **change)[0]
+    return edited_as_far(study, estimator, data_change(study.train, study.classes, **change), **change)
 
 
 def _images(study: Study, found: Plan) -> pd.DataFrame:

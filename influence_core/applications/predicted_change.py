@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -12,16 +12,18 @@ from torch import Tensor
 from influence_core.applications.receipt import Action
 from influence_core.errors import InvalidInput
 from influence_core.estimators import Estimator
-from influence_core.estimators.changes import DataChange
+from influence_core.estimators.changes import DataChange, checked_ids
 from influence_core.losses import cross_entropy
+from influence_core.parameters import plain
 from influence_core.scores import Scores
 from influence_core.study import Study
 
 
-def as_arguments(ids: Any, action: str, labels: Any, weights: Any) -> dict[str, Any]:
+def as_arguments(size: int, ids: Any, action: str, labels: Any, weights: Any) -> dict[str, Any]:
     """What ``what_if`` was given, as arguments of ``parameter_change``.
 
     Args:
+        size: N, images in the training set.
         ids: of training images.
         action: "remove", "relabel" or "reweight".
         labels: for "relabel".
@@ -42,14 +44,16 @@ def as_arguments(ids: Any, action: str, labels: Any, weights: Any) -> dict[str, 
             raise InvalidInput(f"{which} go with action={name!r}: here action={action!r} and {which}={values!r}")
     if action == "remove":
         return {"remove": ids}
-    listed = [int(i) for i in torch.as_tensor(ids).flatten()]
+    listed = checked_ids(list(ids) if isinstance(ids, Sequence) else ids, size, "training").tolist()
+    if len(set(listed)) < len(listed):
+        raise InvalidInput(f"of the {len(listed)} training ids some are given twice; give each once")
     values = given[action]
     if isinstance(values, Mapping):
         if set(values) != set(listed):
             raise InvalidInput(f"there are values for {len(values)} images and {len(listed)} ids: give one for each id")
         found = dict(values)
     else:
-        row = values.tolist() if isinstance(values, Tensor) else values
+        row = values.tolist() if hasattr(values, "tolist") else values
         row = [row] * len(listed) if isinstance(row, (int, float, str)) else list(row)
         if len(row) != len(listed):
             raise InvalidInput(f"there are {len(row)} values for {len(listed)} ids: give one for each, or one for all")
@@ -77,9 +81,11 @@ def added_up(
     if scores is None:
         scores = estimator.influence()
     elif (
-        scores.meta.get("estimator") != estimator.name
-        or scores.meta.get("fingerprint") not in (None, study.fingerprint)
-        or tuple(scores.values.shape) != (len(study.train), len(study.test))
+        (scores.kind, scores.meta.get("estimator")) != ("influence", estimator.name)
+        or scores.meta.get("study") != study.fingerprint
+        or plain(scores.meta.get("parameters")) != plain(estimator.get_params())
+        or not torch.equal(torch.as_tensor(scores.test_ids), torch.arange(len(study.test)))
+        or not torch.equal(torch.as_tensor(scores.train_ids), torch.arange(len(study.train)))
     ):
         raise InvalidInput(
             f"scores are of {scores.meta.get('estimator')} {tuple(scores.values.shape)}; expected the influence of "

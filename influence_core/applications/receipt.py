@@ -10,13 +10,14 @@ import dataclasses
 import html
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from influence_core.errors import InvalidInput
+from influence_core.errors import DamageWarning, InvalidInput
 from influence_core.estimators.registry import title_of
 from influence_core.progress import counted
 from influence_core.store import Store
@@ -33,8 +34,8 @@ DONE: dict[Action, str] = {"remove": "Leaving out", "relabel": "Relabelling", "r
 FOLDER = "receipts"
 """In the folder of a store."""
 
-_VERSION = 1
-_QUESTION = ("study", "estimator", "parameters", "action", "ids", "labels", "weights", "how", "test_ids")
+_VERSION = 2
+_QUESTION = ("study", "estimator", "parameters", "action", "ids", "labels", "weights", "how", "step", "test_ids")
 """What a receipt is about: a later one about the same takes its place."""
 
 
@@ -57,6 +58,8 @@ class Receipt:
         predicted: change of the loss, above 0 where it rises, [M].
         actual: mean change over the seeds, in nats, [M]; ``None`` until it was verified.
         noise: its standard error, [M]; ``None`` with fewer than two seeds.
+        shared: standard error of the mean of ``actual`` over the test images, which all of them share.
+        step: the share of the estimator's edit that the prediction goes; ``None`` where it gives no edit.
         seeds: of the trainings.
         retrain: what trained, "recipe" or a name.
         accuracy: of the trained models before and after, 0 to 1; ``None`` until verified, and without classes.
@@ -80,6 +83,8 @@ class Receipt:
     predicted: tuple[float, ...]
     actual: tuple[float, ...] | None = None
     noise: tuple[float, ...] | None = None
+    shared: float | None = None
+    step: float | None = None
     seeds: tuple[int, ...] = ()
     retrain: str = ""
     accuracy: tuple[float, float] | None = None
@@ -114,9 +119,11 @@ class Receipt:
         nats = self.scale == "nats"
         what = f"{DONE[self.action].lower()} {counted(len(self.ids), 'training image')}"
         said = f"{title_of(self.estimator)} says that {what} "
-        found = [
-            said + (f"changes the mean test loss by {_mean(self.predicted):+.3g} nats." if nats else "has an order.")
-        ]
+        falls = sum(change < 0 for change in self.predicted)
+        lowers = (
+            f"lowers the loss of {falls:,} of {counted(len(self.predicted), 'test image')}, by nobody knows how much."
+        )
+        found = [said + (f"changes the mean test loss by {_mean(self.predicted):+.3g} nats." if nats else lowers)]
         if self.actual is None:
             return [
                 *found,
@@ -187,7 +194,7 @@ class Receipt:
 
 
 def receipts(store: Store, study: str | None = None, estimator: str | None = None) -> list[Receipt]:
-    """The receipts that a store keeps, the oldest first.
+    """The receipts that a store keeps, the oldest first; one that is damaged or of another version is passed over.
 
     Args:
         store: whose folder.
@@ -197,7 +204,12 @@ def receipts(store: Store, study: str | None = None, estimator: str | None = Non
     Returns:
         The receipts.
     """
-    found = [Receipt.load(path) for path in sorted((store.path / FOLDER).glob("*.json"))]
+    found = []
+    for path in sorted((store.path / FOLDER).glob("*.json")):
+        try:
+            found.append(Receipt.load(path))
+        except InvalidInput as error:
+            warnings.warn(f"a receipt is passed over: {error}", DamageWarning, stacklevel=2)
     wanted = [r for r in found if study in (None, r.study) and estimator in (None, r.estimator)]
     return sorted(wanted, key=lambda receipt: (receipt.made, receipt.key))
 

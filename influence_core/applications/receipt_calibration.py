@@ -130,6 +130,7 @@ def in_range(prediction: Any, receipts: Sequence[Receipt]) -> str | None:
     title, check = title_of(mine.estimator), "train with and without the change before you rely on it"
     checked = [r for r in receipts if r.verified and r.key != mine.key]
     checked = [r for r in checked if (r.estimator, r.parameters) == (mine.estimator, mine.parameters)]
+    checked = [r for r in checked if (r.step is None) == (mine.step is None)]
     if not checked:
         return f"No prediction of {title} has been checked by training so far: {check}."
     table = pd.DataFrame([_row(receipt) for receipt in checked])
@@ -163,13 +164,15 @@ def _row(receipt: Receipt) -> dict[str, Any]:
     correlation, rank_correlation, slope, _ = _compared(predicted, actual)
     reliability = corrected = math.nan
     if receipt.noise is not None and np.ptp(actual) > 0:
-        reliability = 1 - float(np.mean(np.square(receipt.noise)) / np.var(actual))
+        own = float(np.mean(np.square(receipt.noise))) - (receipt.shared or 0.0) ** 2  # what all share moves no order
+        reliability = 1 - own / float(np.var(actual))
         if reliability >= TELLS:
             corrected = min(1.0, max(-1.0, correlation / math.sqrt(reliability)))
     right: bool | None = None
     if not reliability < TELLS:  # or there is one seed
         judged = correlation if math.isnan(corrected) else corrected
-        right = judged >= CORRELATED and (receipt.scale != "nats" or SLOPES[0] <= slope <= SLOPES[1])
+        if not math.isnan(judged):  # else one side does not vary
+            right = judged >= CORRELATED and (receipt.scale != "nats" or SLOPES[0] <= slope <= SLOPES[1])
     return {
         "estimator": receipt.estimator,
         "action": receipt.action,

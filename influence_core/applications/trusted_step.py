@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from influence_core.errors import InvalidInput
 from influence_core.estimators import Estimator
 from influence_core.estimators.changes import DataChange
 from influence_core.models import dataset_losses
@@ -76,8 +77,11 @@ def trusted_step(study: Study, change: Mapping[str, Tensor], data: DataChange) -
     best, least = 0.0, 0.0
     for step in STEPS:
         up, down = (study.edited({n: s * d for n, d in change.items()}).model for s in (step, -step))
-        curved = (mean(up) + mean(down)) / 2 - start + study.weight_decay / 2 * step**2 * size
-        moved = terms(up) - begun
+        try:
+            curved = (mean(up) + mean(down)) / 2 - start + study.weight_decay / 2 * step**2 * size
+            moved = terms(up) - begun
+        except InvalidInput:  # so far that the model overflows
+            continue
         if step == 1 and abs(curved) + abs(moved) < NOTHING * max(abs(start), NOTHING):
             return 1.0
         value = curved + moved
@@ -98,9 +102,9 @@ def edited_as_far(study: Study, estimator: Estimator, data: DataChange, **change
         **change: the same as arguments of ``parameter_change``.
 
     Returns:
-        The edited study, and the share; with 0 the weights go the shortest way that is tried, which shows the order of
+        The edited study, and the share, 1 where the estimator scales its edits itself; with 0 the weights go the shortest way that is tried, which shows the order of
         its effects and hardly changes anything.
     """
     delta = estimator.parameter_change(**change)  # type: ignore[arg-type]
-    step = trusted_step(study, delta, data)
+    step = 1.0 if estimator.scales_edits else trusted_step(study, delta, data)
     return study.edited({name: (step or STEPS[-1]) * tensor for name, tensor in delta.items()}), step

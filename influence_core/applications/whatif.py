@@ -72,7 +72,7 @@ def what_if(
         >>> found.predicted.shape, found.receipt.verified
         (torch.Size([497]), False)
     """
-    arguments = as_arguments(ids, action, labels, weights)
+    arguments = as_arguments(len(study.train), ids, action, labels, weights)
     change = data_change(study.train, study.classes, **arguments)
     fitted = getattr(estimator, "study_", None)
     if fitted is not None and fitted is not study and fitted.fingerprint != study.fingerprint:
@@ -109,6 +109,7 @@ def what_if(
         scale=scale,
         test_ids=tuple(range(len(study.test))),
         predicted=tuple(predicted.tolist()),
+        step=step,
     )
     caution = None
     if store is not None:

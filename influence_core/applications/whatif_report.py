@@ -168,7 +168,7 @@ class WhatIf:
             The receipt.
 
         Raises:
-            InvalidInput: if there is no seed.
+            InvalidInput: if there is no seed, or one is given twice.
         """
         made = trained(self.study, self._wanted(seeds), retrain, store, PURPOSE)
         changes, hits = [], []
@@ -176,13 +176,14 @@ class WhatIf:
             changes.append(after.losses - before.losses)
             if before.right is not None and after.right is not None:
                 hits.append((float(before.right.double().mean()), float(after.right.double().mean())))
-        found = torch.stack(changes)
-        noise = None if len(seeds) < 2 else tuple((found.std(0) / math.sqrt(len(seeds))).tolist())
+        found, root = torch.stack(changes), math.sqrt(len(seeds))
+        several = len(seeds) > 1
         before_after = [sum(column) / len(hits) for column in zip(*hits, strict=True)]
         receipt = replace(
             self.receipt,
             actual=tuple(found.mean(0).tolist()),
-            noise=noise,
+            noise=tuple((found.std(0) / root).tolist()) if several else None,
+            shared=float(found.mean(1).std() / root) if several else None,
             seeds=tuple(int(seed) for seed in seeds),
             retrain=name_of(retrain) if store is not None or isinstance(retrain, str) else repr(retrain),
             accuracy=(before_after[0], before_after[1]) if hits else None,
@@ -210,6 +211,8 @@ class WhatIf:
         """Trainings without and with the change, seed after seed."""
         if not len(seeds):
             raise InvalidInput("seeds is empty: two models are trained for each, so give at least one, such as (0,)")
+        if len(set(seeds)) < len(seeds):
+            raise InvalidInput(f"seeds {tuple(seeds)} name one twice, which would be the same training: give others")
         data, weights = self.study.train, None
         if self.receipt.action == "remove":
             data = data.without(self.change.ids)

@@ -84,6 +84,8 @@ class Estimator(ABC):
         version: raised when the method's numbers change; results of another version are stale.
         scales: kind of scores -> "nats" or "probability"; "rank only" where not named. An influence in nats is a
             first-order change of the loss: ``Scores.caveats`` says on which models its size is right.
+        scales_edits: whether ``parameter_change`` goes as far already as a hyper-parameter says, so that nothing else
+            shortens it.
         evidence: kind of scores -> a sentence for ``Scores.caveats``, where they were measured to be weak evidence.
         exempt: check of ``ic.testing`` -> why the theory does not give what it asks for.
         learned: names of the attributes that ``fit`` sets; a file can set these and no others.
@@ -103,6 +105,7 @@ class Estimator(ABC):
     by_rows: ClassVar[frozenset[str]] = frozenset()
     version: ClassVar[int] = 1
     scales: ClassVar[dict[str, Scale]] = {}
+    scales_edits: ClassVar[bool] = False
     evidence: ClassVar[dict[str, str]] = {}
     exempt: ClassVar[dict[str, str]] = {}
     learned: ClassVar[tuple[str, ...]] = ()

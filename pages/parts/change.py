@@ -107,7 +107,7 @@ def choose(choice: frame.Choice) -> Change | None:
         code += [
             f"table = ic.applications.relabel(study, {detector}, detection.threshold, scores)",
             'table = table[table["index"].isin(ids) & (table["given_label"] != table["suggested_label"])]',
-            'labels = dict(zip(table["index"], table["suggested_label"]))',
+            'labels = dict(zip(table["index"], map(study.class_names.index, table["suggested_label"])))',
             "ids = [i for i in ids if i in labels]",
         ]
     if picked.count is not None and picked.count > most:

@@ -26,7 +26,7 @@ def prediction(choice: frame.Choice, change: Change) -> tuple[Step, ic.estimator
     named = None if labels is None else tuple(sorted(labels.items()))
     key = (study.fingerprint, name, "what if", change.ids, named)
     title = ic.estimators.get(name).title
-    expected = None if work.peek(key) is not None else _expected(study, name)
+    expected = None if work.peek(key) is not None else _expected(study, name, change)
 
     def make() -> ic.applications.WhatIf:
         fitted = _fitted(study, name)
@@ -48,11 +48,16 @@ def at_once(choice: frame.Choice, expected: ic.estimators.Expected | None) -> bo
     return expected.seconds is not None and expected.seconds <= limit
 
 
-def _expected(study: ic.Study, name: str) -> ic.estimators.Expected:
+def _expected(study: ic.Study, name: str, change: Change) -> ic.estimators.Expected:
+    """Of the edit for new labels, where there is one; else of the influence on all test images."""
     request = stored.request(study, name, "influence")[0]
     fitted = request is not None and work.has(stored.fit_key(request))
     fresh = ic.estimators.get(name)
-    return ic.estimators.expected_cost(study, fresh, "influence", len(study.test), fitted=fitted)
+    if change.labels is None:
+        return ic.estimators.expected_cost(study, fresh, "influence", len(study.test), fitted=fitted)
+    if "parameter_change" in fresh.gives():
+        return ic.estimators.expected_cost(study, fresh, "parameter_change", len(change.ids), fitted=fitted)
+    return ic.estimators.expected_cost(study, fresh, "influence", len(study.test))  # it is fitted once more
 
 
 def _fitted(study: ic.Study, name: str) -> Any:
@@ -166,6 +171,12 @@ def cautions(found: ic.applications.WhatIf) -> list[str]:
 def earlier(name: str) -> list[ic.applications.Receipt]:
     """The receipts that are kept of an estimator, about any study."""
     return ic.applications.receipts(stored.store(), estimator=name)
+
+
+def without_edit(found: ic.applications.WhatIf) -> str:
+    """Why there is no edited model."""
+    title = ic.estimators.get(found.receipt.estimator).title
+    return f"The training loss does not fall along {title}'s edit." if found.step == 0 else f"{title} edits no weights."
 
 
 def trust(found: ic.applications.WhatIf) -> str:

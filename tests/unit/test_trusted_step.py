@@ -96,6 +96,20 @@ def test_more_than_there_is_to_lose_is_said(study, newton):
         assert ("is all there is" in said) == wrong
 
 
+def test_an_edit_that_scales_itself_is_left_alone(study):
+    gif = ic.estimators.GIF(scale=16.0).fit(study)
+    found = what_if(study, gif, IDS)
+    assert found.step == 1
+    assert torch.equal(found.edited.losses(), study.edited(gif.parameter_change(remove=IDS)).losses())
+
+
+def test_an_edit_that_overflows_is_shortened(study, newton):
+    data, change = data_change(study.train, 3, remove=IDS), scaled(newton.parameter_change(remove=IDS), 2.0**10)
+    far = {name: torch.full_like(delta, 1e308) for name, delta in change.items()}
+    assert trusted_step(study, far, data) == 0
+    assert trusted_step(study, change, data) == 2.0**-10
+
+
 def test_a_class_that_goes_is_said(study, newton):
     own = (study.train.labels == 1).nonzero().flatten()
     name = study.class_names[1]

@@ -263,7 +263,9 @@ def test_a_receipt_read_back_is_equal(tmp_path):
     assert {r.key for r in receipts(store)} == {one.key, other.key}
     path.write_text(path.read_text().replace("3.14159", "2.14159"))
     with pytest.raises(InvalidInput, match="was changed or damaged"):
-        receipts(store)
+        Receipt.load(path)
+    with pytest.warns(ic.errors.DamageWarning, match="passed over"):
+        assert [r.key for r in receipts(store)] == [other.key]
     for bad in ({"actual": [0.1]}, {"predicted": [0.1, 0.2, float("inf")]}, {"action": "burn"}):
         with pytest.raises(InvalidInput):
             dataclasses.replace(one, **bad)
@@ -334,6 +336,46 @@ def test_the_noise_of_the_trainings_is_taken_off_what_they_show():
     untold = made(p, true + 6 * generator.normal(size=4000), noise=[6.0] * 4000, seeds=(0, 1))
     assert "1 more tell nothing" in calibration([made(p, true), untold]).sentences()[0]
     assert "with more seeds" in in_range(made(p, None, ids=range(9)), [untold])
+
+
+def test_what_all_test_images_share_is_no_noise_of_the_order():
+    """Right up to a constant for each seed: the seeds' noise is that constant alone."""
+    generator = np.random.default_rng(0)
+    p, shifts = generator.normal(size=500), generator.normal(size=3)
+    outcomes = p + shifts[:, None]
+    noise = outcomes.std(0, ddof=1) / math.sqrt(3)
+    receipt = made(p, outcomes.mean(0), noise=noise, shared=float(noise[0]), seeds=(0, 1, 2))
+    (row,) = calibration([receipt]).table.itertuples()
+    assert (row.reliability, row.corrected, row.right) == (pytest.approx(1), pytest.approx(1), True)
+    one = calibration([made([0.1], [0.1])]).table
+    assert one.right[0] is None  # of one test image nobody can tell an order
+
+
+def test_scores_of_another_study_settings_or_order_are_refused(study, newton):
+    other = study.replaced(train=study.train.with_labels(study.train.labels.flip(0)))
+    fitted = ic.estimators.LastLayer().fit(study)
+    wrong = [
+        ic.estimators.LastLayer().fit(other).influence(),
+        ic.estimators.LastLayer(damping=10.0).fit(study).influence(),
+        fitted.influence(list(range(len(study.test)))[::-1]),
+        fitted.influence([0, 1]),
+        newton.influence(),
+    ]
+    for scores in wrong:
+        with pytest.raises(InvalidInput, match="on all test images"):
+            what_if(study, fitted, IDS, scores=scores)
+
+
+def test_ids_and_values_as_they_come(study, newton):
+    exact = what_if(study, newton, IDS, "relabel", labels=2).receipt
+    assert what_if(study, newton, np.array(IDS), "relabel", labels=np.int64(2)).receipt.predicted == exact.predicted
+    assert what_if(study, newton, torch.tensor(IDS), "relabel", labels=[2, 2, 2]).receipt.predicted == exact.predicted
+    mask = torch.zeros(len(study.train), dtype=torch.bool)
+    for bad in (mask, [3.7], [3, 3]):
+        with pytest.raises(InvalidInput, match="integers|twice"):
+            what_if(study, newton, bad, "reweight", weights=0.5)
+    with pytest.raises(InvalidInput, match="name one twice"):
+        what_if(study, newton, IDS).verify((0, 0))
 
 
 def test_refusals(study, newton):

@@ -77,6 +77,7 @@ class PartialEdit(Estimator):
         "the curvature is that of what is left, which is another for each group",
     )
     needs: ClassVar[frozenset[str]] = frozenset({"validation"})
+    scales_edits: ClassVar[bool] = True
     cost: ClassVar[str] = "iterations x 2 x 3 N backward"
 
     selector: Selector | Mapping[str, Tensor] = "top_outputs"
