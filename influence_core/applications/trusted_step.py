@@ -102,8 +102,8 @@ def edited_as_far(study: Study, estimator: Estimator, data: DataChange, **change
         **change: the same as arguments of ``parameter_change``.
 
     Returns:
-        The edited study, and the share, 1 where the estimator scales its edits itself; with 0 the weights go the shortest way that is tried, which shows the order of
-        its effects and hardly changes anything.
+        The edited study, and the share, 1 where the estimator scales its edits itself; with 0 the weights go the
+        shortest way that is tried, which shows the order of its effects and hardly changes anything.
     """
     delta = estimator.parameter_change(**change)  # type: ignore[arg-type]
     step = 1.0 if estimator.scales_edits else trusted_step(study, delta, data)

@@ -68,7 +68,7 @@ def test_the_suspects_left_out_are_what_the_library_predicts(run: str, small: ic
     assert shown["Change of the mean test loss"] == f"{float(found.predicted.mean()):+.3g} nats"
     assert shown["Accuracy of the edited model"] == f"{found.edited.accuracy():.1%}"
     assert shown["Mistakes mended"] == f"{len(found.mends)}"
-    assert "No prediction of Last layer for removals has been checked" in texts(app)
+    assert "No prediction of Last layer has been checked" in texts(app)
     assert not ic.applications.receipts(ic.store.Store())  # looking writes nothing down
 
 

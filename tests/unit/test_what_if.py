@@ -372,7 +372,7 @@ def test_ids_and_values_as_they_come(study, newton):
     assert what_if(study, newton, torch.tensor(IDS), "relabel", labels=[2, 2, 2]).receipt.predicted == exact.predicted
     mask = torch.zeros(len(study.train), dtype=torch.bool)
     for bad in (mask, [3.7], [3, 3]):
-        with pytest.raises(InvalidInput, match="integers|twice"):
+        with pytest.raises(InvalidInput, match=r"integers|twice"):
             what_if(study, newton, bad, "reweight", weights=0.5)
     with pytest.raises(InvalidInput, match="name one twice"):
         what_if(study, newton, IDS).verify((0, 0))
