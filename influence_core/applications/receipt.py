@@ -193,19 +193,22 @@ class Receipt:
             raise InvalidInput(f"{path} holds no receipt: {error}") from error
 
 
-def receipts(store: Store, study: str | None = None, estimator: str | None = None) -> list[Receipt]:
+def receipts(
+    store: Store, study: str | None = None, estimator: str | None = None, key: str | None = None
+) -> list[Receipt]:
     """The receipts that a store keeps, the oldest first; one that is damaged or of another version is passed over.
 
     Args:
         store: whose folder.
         study: fingerprint of the only study to take.
         estimator: name of the only estimator to take.
+        key: of the only receipt to take; no other file is read then.
 
     Returns:
         The receipts.
     """
     found = []
-    for path in sorted((store.path / FOLDER).glob("*.json")):
+    for path in sorted((store.path / FOLDER).glob("*.json" if key is None else f"{key}.json")):
         try:
             found.append(Receipt.load(path))
         except InvalidInput as error:

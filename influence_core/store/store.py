@@ -299,8 +299,9 @@ class Store:
         count = counted(len(request.members), request.noun)
         made = [self.compute(one) for one in track(request.members, lambda done: f"{done:,} of {count}")]
         if not self.whole(request):
-            folder_at(self.path / WHOLE)
-            write_sealed(self._note(request), {"works": [f"{one.family}/{one.key}" for one in request.members]})
+            with suppress(InvalidInput, OSError):  # all answers are there, with the note or without it
+                folder_at(self.path / WHOLE)
+                write_sealed(self._note(request), {"works": [f"{one.family}/{one.key}" for one in request.members]})
         return made
 
     def _note(self, request: Task) -> Path:

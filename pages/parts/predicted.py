@@ -102,7 +102,7 @@ def verified(found: ic.applications.WhatIf, seeds: int) -> ic.applications.Recei
     if store is None:
         return None
     mine, asked = found.receipt, tuple(range(seeds))
-    kept = [r for r in ic.applications.receipts(store, mine.study, mine.estimator) if r.key == mine.key]
+    kept = ic.applications.receipts(store, mine.study, mine.estimator, mine.key)
     return next((r for r in kept if r.verified and r.seeds == asked), None)
 
 

@@ -468,6 +468,9 @@ def _size(value: Any, seen: set[int] | None = None) -> int:
     if id(value) in seen or isinstance(value, (ic.Study, ic.data.LabelledDataset)):
         return 0
     seen.add(id(value))
+    if isinstance(value, ic.applications.WhatIf):  # an edited model is nobody else's
+        own = 0 if value.edited is None else _size(value.edited.model, seen)
+        return own + sum(_size(part, seen) for part in vars(value).values())
     if isinstance(value, torch.Tensor):
         return value.nbytes
     if isinstance(value, torch.nn.Module):

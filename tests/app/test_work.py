@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import os
@@ -20,6 +21,7 @@ import torch
 from cachetools import LRUCache
 
 import influence_core as ic
+from influence_core.testing import problems
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "pages"))
@@ -447,3 +449,12 @@ def test_python_ends_in_peace_while_torch_is_at_work() -> None:
         [sys.executable, "-c", ENDS], cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment
     )
     assert (done.returncode, done.stdout.strip()) == (0, "ends"), done.stderr[-2000:]
+
+
+def test_an_edited_model_is_counted_with_its_prediction() -> None:
+    study = problems.network_study()
+    estimator = ic.estimators.LastLayer().fit(study)
+    found = ic.applications.what_if(study, estimator, [0, 1])
+    own = sum(t.nbytes for t in (*study.model.parameters(), *study.model.buffers()))
+    assert found.edited is not None
+    assert work._size(found) - work._size(dataclasses.replace(found, edited=None)) == own

@@ -261,6 +261,8 @@ def test_a_receipt_read_back_is_equal(tmp_path):
     other = made([0.1, -1 / 3, 1e-300], None, ids=range(11))
     other.save(store)
     assert {r.key for r in receipts(store)} == {one.key, other.key}
+    assert receipts(store, key=one.key) == [one]
+    assert receipts(store, key="0" * 32) == []
     path.write_text(path.read_text().replace("3.14159", "2.14159"))
     with pytest.raises(InvalidInput, match="was changed or damaged"):
         Receipt.load(path)
