@@ -16,6 +16,7 @@ PICTURES = {
     "overview": ("", 820, "text=yellow frame"),
     "explain": ("explain?estimator=ekfac,lastlayer,trak&test=475", 860, "text=yellow frame"),
     "mislabels": ("mislabels?estimator=lastlayer,tracin&flag=90", 860, ".grid .item"),
+    "what_if": ("what-if?estimator=ekfac&count=20", 860, "text=Verify by retraining"),
 }
 """File in ``assets`` -> path of the page, height, and what is there once all of it is."""
 
