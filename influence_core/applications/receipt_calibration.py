@@ -63,8 +63,8 @@ class Calibration:
 
     def sentences(self) -> list[str]:
         """What it shows, in plain sentences."""
-        told = self.table["right"].notna()
-        count, right = int(told.sum()), int((self.table["right"][told] == True).sum())  # noqa: E712
+        told = self.table["right"].dropna()
+        count, right = len(told), int(told.astype(bool).sum())
         untold = len(self.table) - count
         said = "" if not untold else f" ({untold} more tell nothing: their trainings differ as much among themselves)"
         return [
