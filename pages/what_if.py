@@ -46,10 +46,12 @@ if len(mine.ids) > SHOWN:
     st.caption(f"the first {SHOWN:,} of {len(mine.ids):,}")
 
 step, expected = predicted.prediction(choice, mine)
-known = expected is not None and expected.seconds is not None
-cost = f"needs {as_text(str(expected))}" if known else "may take long: nobody knows how long"
 found: ic.applications.WhatIf | None = steps.done(
-    step, "predict", "Predict", f"**{title}** {cost}.", by_itself=predicted.at_once(choice, expected)
+    step,
+    "predict",
+    "Predict",
+    f"**{title}** {panels.cost_of(expected)}.",
+    by_itself=predicted.at_once(choice, expected),
 )
 if found is None:
     st.stop()

@@ -17,31 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from influence_core.batches import FORWARD, batch_size_for
 from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
 from influence_core.estimators.cost import MeasuredPass, measure_passes
-from influence_core.estimators.work import NUMBER, PRODUCT_BATCH, Work, parameters_of
+from influence_core.estimators.memory import BatchSizes, batch_sizes, memory_mib
+from influence_core.estimators.work import Work
 from influence_core.files import write_whole
-from influence_core.gradients import Samples, plain_attention, planned, select
-from influence_core.inputs import Bundle, moved, parts_of
+from influence_core.inputs import parts_of
 from influence_core.machine import busy, cache_folder, machine_name
-from influence_core.models import private, structure_of
+from influence_core.models import structure_of
 from influence_core.progress import listen
 from influence_core.study import Study
-
-SWEEP_MIB = 256.0
-"""Budget of a sweep's batch, as in ``gradients.sweep``."""
-
-RUN_MIB, CONVOLVED_MIB = 2.0, 15.0
-"""What any work takes besides, and one with convolutions: buffers of threads and kernels."""
 
 START = 0.15
 """Seconds of a first fit and call beside all that is counted: checks, fingerprints, kernels that are set up."""
 
-_VERSION = 2
+_VERSION = 3
 _lock = threading.RLock()
 
 
@@ -51,18 +43,14 @@ class Calibration:
 
     Attributes:
         passes: processor seconds.
-        sweep_bytes: of a batch with per-sample gradients.
-        forward_bytes: of a batch that keeps outputs alone.
-        plain_bytes: of a sample of a batch of a training.
+        sizes: bytes of batches.
         machine: its name.
         measured: when, in seconds since 1970.
         disturbed: whether the machine was busy, so that the seconds are too many.
     """
 
     passes: MeasuredPass
-    sweep_bytes: float
-    forward_bytes: float
-    plain_bytes: float
+    sizes: BatchSizes
     machine: str
     measured: float
     disturbed: bool = False
@@ -135,29 +123,8 @@ def predicted(
     if work is None or calibration is None:
         return Prediction(None, None, disk)
     whole = work[0] + work[1]
-    if whole == Work(held=whole.held):
-        return Prediction(0.0, memory_mib(study, whole, what, tests, calibration), disk)
-    return Prediction(
-        START + calibration.passes.seconds(whole), memory_mib(study, whole, what, tests, calibration), disk
-    )
-
-
-def memory_mib(study: Study, work: Work, what: str, tests: int, calibration: Calibration) -> float:
-    """Memory of some work at its most, beside the study, in MiB."""
-    train = len(study.train)
-    batches = [0.0]
-    if work.forward:
-        batches.append(calibration.forward_bytes)
-    if work.backward:
-        batches.append(calibration.sweep_bytes)
-    if work.plain:
-        recipe = study.trajectory.recipe if study.trajectory is not None else None
-        size = PRODUCT_BATCH if recipe is None or not recipe.batch_size else max(recipe.batch_size, 64)
-        batches.append(calibration.plain_bytes * min(size, PRODUCT_BATCH, train) + 3 * NUMBER * parameters_of(study))
-    columns = {"influence": tests, "label_influence": study.num_outputs}.get(what, 1)
-    result = 2 * NUMBER * train * columns
-    convolved = any(isinstance(module, nn.modules.conv._ConvNd) for module in study.model.modules())
-    return RUN_MIB + convolved * CONVOLVED_MIB + (max(batches) + work.held + result) / 2**20
+    seconds = 0.0 if whole == Work(held=whole.held) else START + calibration.passes.seconds(whole)
+    return Prediction(seconds, memory_mib(study, whole, what, tests, calibration.sizes), disk)
 
 
 def _kind_of(study: Study) -> str:
@@ -186,51 +153,13 @@ def _read(file: Path) -> Mapping[str, Any]:
 def _parsed(facts: Any) -> Calibration | None:
     try:
         passes = {f.name: float(facts["passes"][f.name]) for f in fields(MeasuredPass)}
-        sweep, forward, plain, measured = (
-            float(facts[name]) for name in ("sweep_bytes", "forward_bytes", "plain_bytes", "measured")
-        )
-        return Calibration(MeasuredPass(**passes), sweep, forward, plain, str(facts["machine"]), measured)
+        sizes = {f.name: float(facts["sizes"][f.name]) for f in fields(BatchSizes)}
+        when = float(facts["measured"])
+        return Calibration(MeasuredPass(**passes), BatchSizes(**sizes), str(facts["machine"]), when)
     except (KeyError, TypeError, ValueError):  # none, or of another version
         return None
 
 
 def _measured(study: Study) -> Calibration:
     passes = measure_passes(study, time.process_time if study.device.type == "cpu" else time.perf_counter)
-    model = private(study.model)
-    first = next(model.parameters())
-    selection = select(model)
-    with plain_attention():
-        plan, _ = planned(model, selection, study.loss, Samples(study.train, None, first.device, first.dtype))
-    sweep = plan.bytes_per_sample * batch_size_for(SWEEP_MIB, plan.bytes_per_sample, len(study.train))
-    largest, total = _activations(study)
-    forward = largest * min(FORWARD, len(study.train))
-    return Calibration(passes, sweep, forward, 2 * total, machine_name(), time.time())
-
-
-def _activations(study: Study) -> tuple[float, float]:
-    """Bytes of one sample: of what goes into and comes out of the largest layer, and of all that layers give."""
-    model = private(study.model)
-    sizes: list[tuple[float, float]] = []
-
-    def look(_: nn.Module, arguments: Any, output: Any) -> None:
-        sizes.append((_bytes(arguments), _bytes(output)))
-
-    for module in model.modules():
-        if next(module.children(), None) is None:
-            module.register_forward_hook(look)
-    kind = next(model.parameters())
-    inputs = study.train.batch([0])[0]
-    with torch.no_grad(), plain_attention():
-        model(moved(inputs, kind.device, kind.dtype))
-    own = float(sum(part.numel() * part.element_size() for part in parts_of(inputs)))
-    return own + max((a + b for a, b in sizes), default=0.0), own + sum(b for _, b in sizes)
-
-
-def _bytes(value: Any) -> float:
-    if isinstance(value, Tensor):
-        return float(value.numel() * value.element_size())
-    if isinstance(value, Bundle):
-        return sum(_bytes(part) for part in parts_of(value))
-    if isinstance(value, (tuple, list)):
-        return sum(_bytes(part) for part in value)
-    return 0.0
+    return Calibration(passes, batch_sizes(study), machine_name(), time.time())

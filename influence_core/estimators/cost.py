@@ -16,6 +16,7 @@ import torch
 from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
 from influence_core.estimators.detectors.from_scratch import recipe_of
+from influence_core.estimators.memory import known_sizes, memory_mib
 from influence_core.estimators.work import Work, passes_of, trained
 from influence_core.gradients import squared_norms
 from influence_core.models import model_outputs
@@ -77,15 +78,21 @@ class Expected:
         fit_seconds: of ``fit``; 0 where that is done already.
         query_seconds: of the call.
         passes: single-sample passes of both, in words.
+        memory_mib: at its most, beside the study; ``None`` where it is not known.
     """
 
     seconds: float | None
     fit_seconds: float | None
     query_seconds: float | None
     passes: str
+    memory_mib: float | None = None
+
+    def in_words(self) -> str:
+        """Time and memory, such as "about 2 min (fit) + 3 s, and 600 MiB of memory"."""
+        return str(self) if self.memory_mib is None else f"{self}, and {said_mib(self.memory_mib)} of memory"
 
     def __str__(self) -> str:
-        """Such as "about 2 min (fit) + 3 s"."""
+        """Time alone, such as "about 2 min (fit) + 3 s"."""
         if self.fit_seconds is None or self.query_seconds is None:
             return "not known"
         fit, query = said(self.fit_seconds), said(self.query_seconds)
@@ -101,7 +108,7 @@ NOTICED = 0.1
 def expected_cost(
     study: Study, estimator: Estimator, what: str = "influence", tests: int = 1, fitted: bool = False
 ) -> Expected:
-    """How long an estimator will take on this machine, without starting it.
+    """How long an estimator will take on this machine, and how much memory, without starting it.
 
     The work that the estimator states (see ``Estimator.work``) is multiplied by passes that were measured on the study.
     Solves count with a typical number of steps, products of gradients without shortcuts, and other work on the machine
@@ -115,8 +122,8 @@ def expected_cost(
         fitted: whether ``fit`` is done already, so that only the call is left.
 
     Returns:
-        Seconds and passes; unknown where the estimator does not state its work, the study lacks what it needs, or the
-        model has no per-sample gradients.
+        Seconds, passes and memory; unknown where the estimator does not state its work, the study lacks what it needs,
+        or the model has no per-sample gradients.
 
     Raises:
         InvalidInput: if there is no such method, or ``tests`` is below 1.
@@ -133,10 +140,11 @@ def expected_cost(
     if work is None:
         return Expected(None, None, None, "not known")
     fit, call = (Work(), work[1]) if fitted else work
-    pace = measured_pass(study)
+    both, pace, sizes = fit + call, measured_pass(study), known_sizes(study)
+    memory = None if sizes is None else memory_mib(study, both, what, tests, sizes)
     if pace is None:
-        return Expected(None, None, None, (fit + call).words())
-    return Expected(pace.seconds(fit + call), pace.seconds(fit), pace.seconds(call), (fit + call).words())
+        return Expected(None, None, None, both.words(), memory)
+    return Expected(pace.seconds(both), pace.seconds(fit), pace.seconds(call), both.words(), memory)
 
 
 def expected_training(study: Study, images: Sequence[int]) -> Expected:
@@ -194,6 +202,15 @@ def said(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / unit:.0f} {name}"
     return f"{seconds / 86400:,.0f} days"
+
+
+def said_mib(mib: float) -> str:
+    """An amount of memory as a person reads it: "under 10 MiB", "30 MiB", "600 MiB", "2.1 GiB"."""
+    if mib < 10:
+        return "under 10 MiB"
+    if mib < 1000:
+        return f"{float(f'{mib:.2g}'):.0f} MiB"
+    return f"{mib / 1024:,.1f} GiB"
 
 
 def _measure(study: Study) -> MeasuredPass:

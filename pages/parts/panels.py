@@ -71,8 +71,7 @@ def answered(question: Question, key: str) -> bool:
     if question.job is not None and question.request is not None:
         underway.show(question.job, question.request, question.partial(), key)
     elif task is None:
-        known = question.expected is not None and question.expected.seconds is not None
-        cost = f"needs {as_text(str(question.expected))}" if known else "may take long: nobody knows how long"
+        cost = cost_of(question.expected)
         with st.container(horizontal=True, vertical_alignment="center", key=f"start_{key}"):
             st.markdown(f"**{title}** {cost}.")
             if st.button("Start", key=f"begin_{key}", icon=":material/play_arrow:", type="primary"):
@@ -95,6 +94,13 @@ def answered(question: Question, key: str) -> bool:
                 question.start()
                 st.rerun()
     return False
+
+
+def cost_of(expected: ic.estimators.Expected | None) -> str:
+    """What comes after the name of what is about to start, as Markdown."""
+    if expected is None or expected.seconds is None:
+        return "may take long: nobody knows how long"
+    return f"needs {as_text(expected.in_words())}"
 
 
 def suspects(choice: Choice, fills_in: bool = True) -> Question:

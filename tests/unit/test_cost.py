@@ -220,6 +220,29 @@ def test_times_as_a_person_reads_them(fit: float, query: float, text: str) -> No
     assert str(ic.estimators.Expected(fit + query, fit, query, "")) == text
 
 
+@pytest.mark.parametrize(
+    ("mib", "text"),
+    [
+        (None, "about 3 s"),
+        (3.2, "about 3 s, and under 10 MiB of memory"),
+        (618.0, "about 3 s, and 620 MiB of memory"),
+        (2150.0, "about 3 s, and 2.1 GiB of memory"),
+    ],
+)
+def test_memory_as_a_person_reads_it(mib: float | None, text: str) -> None:
+    assert ic.estimators.Expected(3.0, 0.0, 3.0, "", mib).in_words() == text
+
+
+def test_what_is_kept_is_in_the_expected_memory(demo: ic.Study) -> None:
+    size = sum(p.numel() for p in demo.model.parameters())
+    solving = ic.estimators.expected_cost(demo, ic.estimators.LiSSA()).memory_mib
+    assert solving == pytest.approx(4 * 1000 * 10 * size / 2**20, rel=0.1)  # the Jacobians of the outputs
+    light = ic.estimators.expected_cost(demo, ic.estimators.LastLayer()).memory_mib
+    assert light is not None
+    assert solving is not None
+    assert light < solving / 10
+
+
 def test_work_adds_up() -> None:
     two = Work(1, 2, 3, 4, 5, 6) + Work(1, 1, 1, 1, 1, 1)
     assert two == Work(2, 3, 4, 5, 6, 7)

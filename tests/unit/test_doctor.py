@@ -14,6 +14,7 @@ import influence_core as ic
 from influence_core.data import LabelledDataset, lookalikes, small_pictures
 from influence_core.diagnosis import Finding, Report
 from influence_core.estimators import calibration, cost
+from influence_core.estimators.memory import BatchSizes
 from influence_core.machine import cache_folder, machine_name
 from tests.broken_studies import FAULTS, REFUSALS, sound
 
@@ -208,7 +209,7 @@ def test_a_cache_that_cannot_be_written_is_none(
 
 def test_predictions_follow_the_work(demo: ic.Study) -> None:
     paced = cost.MeasuredPass(1e-3, 1e-3, 1e-3, 0, 0, 0)
-    given = calibration.Calibration(paced, 8 * 2**20, 2**20, 2**10, "here", 0.0)
+    given = calibration.Calibration(paced, BatchSizes(8 * 2**20, 2**20, 2**10), "here", 0.0)
     trak = calibration.predicted(demo, ic.estimators.TRAK(), "influence", 1, given)
     assert trak.seconds == pytest.approx(6.006 + calibration.START)
     solving = calibration.predicted(demo, ic.estimators.LiSSA(), "influence", 1, given)
