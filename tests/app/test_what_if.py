@@ -94,15 +94,26 @@ def test_the_most_harmful_of_a_mistake(run: str, small: ic.Study) -> None:
     ],
 )
 def test_view_link_and_code_are_one(run: str, small: ic.Study, query: dict[str, str]) -> None:
-    app = start("what_if.py", run=run, **query)
+    app = start("what_if.py", run=run, **query).run()  # once more: what fills in may have come while it was drawn
     assert not app.exception
     params = linked(app)
     assert {key: params[key] for key in query} == query
+    again = start("what_if.py", **params)
+    assert texts(again) == texts(app)
+    assert [one.proto.json for one in again.get("bidi_component")] == [
+        one.proto.json for one in app.get("bidi_component")
+    ]
+    assert [one.value.to_csv() for one in again.dataframe] == [one.value.to_csv() for one in app.dataframe]
     (lines,) = [code.value for code in app.code if "what_if" in code.value]
     made = {"study": small}
     exec(lines.replace("study = study\n", ""), made)
-    the_table(app.dataframe[0].value, made["found"])
+    found = made["found"]
+    the_table(app.dataframe[0].value, found)
     assert gallery(app, "changed")["id"] == list(made["ids"])
+    loss, mended, broken, accuracy = (metric.value for metric in app.metric)
+    assert loss == f"{float(found.predicted.mean()):+.3g} nats"
+    assert (mended, broken) == (f"{len(found.mends):,}", f"{len(found.breaks):,}")
+    assert accuracy == f"{found.accuracy:.1%}"
 
 
 def test_what_cannot_be_changed_is_told_in_a_sentence(run: str, small: ic.Study) -> None:

@@ -170,8 +170,8 @@ MUTANTS = (
     Mutant(
         "another study is drawn over the former",
         "pages/main.py",
-        "        body.empty()  # nothing",
-        "        pass  # nothing",
+        "body = st.empty()",
+        "body = st.container()",
         "another_study",
     ),
     Mutant(
