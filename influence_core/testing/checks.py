@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
 from influence_core.errors import InvalidInput
 from influence_core.estimators import Estimator
+from influence_core.testing.problems import on_device
 
 Make = Callable[[], Estimator]
 """Makes an estimator that is not fitted; a class whose parameters all have defaults will do."""
@@ -95,20 +98,23 @@ def estimator_checks(make: Make, tolerance: float = 1e-6) -> list[tuple[str, Cal
     return [(c.name, partial(c.run, subject)) for c in CHECKS.values() if not _reason_to_skip(c, subject.cls)]
 
 
-def check_estimator(make: Make, tolerance: float = 1e-6, only: str | None = None) -> dict[str, str]:
+def check_estimator(
+    make: Make, tolerance: float = 1e-6, only: str | None = None, device: str = "cpu"
+) -> dict[str, str]:
     """Run all checks on an estimator, and report all that fail at once.
 
     Args:
         make: see ``estimator_checks``.
         tolerance: see ``estimator_checks``.
         only: name of the one check to run; all by default.
+        device: on which the models lie, such as "cuda".
 
     Returns:
         Name of each check -> "passed", or why it does not apply.
 
     Raises:
         CheckFailed: naming every check that failed, and what it found.
-        InvalidInput: if ``only`` is no check.
+        InvalidInput: if ``only`` is no check, or the device is not there.
 
     Example:
         >>> import influence_core as ic
@@ -118,6 +124,8 @@ def check_estimator(make: Make, tolerance: float = 1e-6, only: str | None = None
     """
     if only is not None and only not in CHECKS:
         raise InvalidInput(f"there is no check {only!r}; choose one of {', '.join(CHECKS)}")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput(f"device is {device!r}, and torch sees no CUDA device here")
     subject = Subject(make, tolerance)
     report: dict[str, str] = {}
     failed: dict[str, str] = {}
@@ -127,7 +135,8 @@ def check_estimator(make: Make, tolerance: float = 1e-6, only: str | None = None
             report[one.name] = reason
             continue
         try:
-            one.run(subject)
+            with on_device(device):
+                one.run(subject)
             report[one.name] = "passed"
         except AssertionError as error:
             failed[one.name] = str(error)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +20,33 @@ from influence_core.training import Checkpoint, Trajectory, fit, seeded
 CLASSES, SIDE = 3, 4
 PENALTY = 0.02
 """Weight decay of the convex problems."""
+
+
+_device: ContextVar[str] = ContextVar("device", default="cpu")
+
+
+@contextmanager
+def on_device(device: str) -> Iterator[None]:
+    """Within this the models of the studies lie on a device; their images stay where they are.
+
+    Args:
+        device: such as "cuda".
+
+    Yields:
+        Nothing.
+    """
+    before = _device.set(device)
+    try:
+        yield
+    finally:
+        _device.reset(before)
+
+
+def _own(study: Study) -> Study:
+    """A copy of a cached study, on the device that is asked for."""
+    mine = copy.deepcopy(study)
+    mine.model.to(_device.get())
+    return mine
 
 
 def images(size: int, seed: int, noise: float = 0.0, name: str = "data") -> LabelledDataset:
@@ -48,7 +78,7 @@ def network_study(seed: int = 0) -> Study:
     Returns:
         A study of its own: 24 training, 12 validation and 9 test images, 4 checkpoints, float64.
     """
-    return copy.deepcopy(_network_study(seed))
+    return _own(_network_study(seed))
 
 
 def network() -> nn.Module:
@@ -75,7 +105,7 @@ def convex_study() -> Study:
     Returns:
         A study of its own: 48 training, 24 validation and 12 test images, 5 checkpoints of gradient descent, float64.
     """
-    return copy.deepcopy(_convex_study())
+    return _own(_convex_study())
 
 
 @functools.cache
@@ -90,7 +120,7 @@ def black_study() -> Study:
     Returns:
         A study of its own: 12 training images of three classes of unequal size, one test image per class.
     """
-    return copy.deepcopy(_black_study())
+    return _own(_black_study())
 
 
 @functools.cache
@@ -224,7 +254,7 @@ def rotated(study: Study, seed: int = 0) -> Study:
         return LabelledDataset(TensorDataset(turned, labels), true_labels=of.true_labels, name=of.name)
 
     def state(of: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: t @ rotation if name == "1.weight" else t.clone() for name, t in of.items()}
+        return {name: t @ rotation.to(t.device) if name == "1.weight" else t.clone() for name, t in of.items()}
 
     model = copy.deepcopy(study.model)
     model.load_state_dict(state(study.model.state_dict()))

@@ -176,7 +176,10 @@ def _kronfluence(work: Work, strategy: str):  # type: ignore[no-untyped-def]
 
     class Classification(Task):
         def compute_train_loss(self, batch, model, sample=False):  # type: ignore[no-untyped-def]
-            return F.cross_entropy(model(batch[0]), batch[1], reduction="sum")
+            outputs, labels = model(batch[0]), batch[1]
+            if sample:
+                labels = torch.multinomial(outputs.detach().softmax(1), 1).flatten()
+            return F.cross_entropy(outputs, labels, reduction="sum")
 
         def compute_measurement(self, batch, model):  # type: ignore[no-untyped-def]
             return self.compute_train_loss(batch, model)
@@ -187,12 +190,13 @@ def _kronfluence(work: Work, strategy: str):  # type: ignore[no-untyped-def]
         "benchmark",
         prepare_model(copy.deepcopy(work.model), task),
         task,
-        cpu=True,
+        cpu=next(work.model.parameters()).device.type == "cpu",
         output_dir=folder,
         disable_tqdm=True,
         disable_model_save=True,
     )
-    return peer, torch.utils.data.TensorDataset(*work.train), torch.utils.data.TensorDataset(*work.queries)
+    train, queries = (torch.utils.data.TensorDataset(*(t.cpu() for t in data)) for data in (work.train, work.queries))
+    return peer, train, queries
 
 
 def kronfluence_products(work: Work) -> Tensor:
@@ -200,6 +204,25 @@ def kronfluence_products(work: Work) -> Tensor:
 
     peer, train, queries = _kronfluence(work, "identity")
     peer.fit_all_factors("f", train, factor_args=FactorArguments(strategy="identity"), overwrite_output_dir=True)
+    peer.compute_pairwise_scores(
+        "s",
+        "f",
+        queries,
+        train,
+        per_device_query_batch_size=len(queries),
+        per_device_train_batch_size=work.batch,
+        overwrite_output_dir=True,
+    )
+    return peer.load_pairwise_scores("s")["all_modules"].T
+
+
+def kronfluence_ekfac(work: Work) -> Tensor:
+    """Factors from sampled labels and scores of every query, with the package's own damping."""
+    from kronfluence.arguments import FactorArguments
+
+    peer, train, queries = _kronfluence(work, "ekfac")
+    options = {"per_device_batch_size": work.batch, "overwrite_output_dir": True}
+    peer.fit_all_factors("f", train, factor_args=FactorArguments(strategy="ekfac"), **options)
     peer.compute_pairwise_scores(
         "s",
         "f",

@@ -537,3 +537,10 @@ def test_batches_of():
     with ic.testing.batches_of(10):
         assert [b.stop - b.start for b in batches(study)] == [10, 10, 4]
     assert batches(study) == [slice(0, 24)]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_device_that_is_not_there_is_told() -> None:
+    with pytest.raises(ic.InvalidInput, match="no CUDA device"):
+        check_estimator(ic.estimators.Loss, device="cuda")
+    assert check_estimator(ic.estimators.Loss, only="batch_size", device="cpu") == {"batch_size": "passed"}
