@@ -31,7 +31,7 @@ from influence_core.applications.soft_labels import soft_cross_entropy, soft_lab
 from influence_core.applications.thresholds import heavy_tailed, otsu
 from influence_core.applications.trainings import Outcome
 from influence_core.applications.trusted_step import trusted_step
-from influence_core.applications.whatif import what_if
+from influence_core.applications.whatif import expected_what_if, what_if
 from influence_core.applications.whatif_report import WhatIf
 
 read_relabels, write_relabels = read_csv, write_csv
@@ -55,6 +55,7 @@ __all__ = [
     "budgets",
     "calibration",
     "detect",
+    "expected_what_if",
     "heavy_tailed",
     "in_range",
     "mend",

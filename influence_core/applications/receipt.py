@@ -12,6 +12,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,7 +156,7 @@ class Receipt:
     def save(self, store: Store) -> Path:
         """Keep it in the folder of a store, in the place of an earlier one about the same.
 
-        One that was verified stays where this one is not.
+        One that was verified stays where this one is not, or by fewer seeds.
 
         Args:
             store: whose folder; its budget does not count receipts.
@@ -164,7 +165,11 @@ class Receipt:
             The file.
         """
         path = folder_at(store.path / FOLDER) / f"{self.key}.json"
-        if self.verified or not path.is_file() or not Receipt.load(path).verified:
+        seeds = 0
+        if path.is_file():
+            with suppress(InvalidInput):  # a damaged one is nothing to keep
+                seeds = len(Receipt.load(path).seeds)
+        if len(self.seeds) >= seeds:
             write_sealed(path, {"version": _VERSION, **self.to_dict()})
         return path
 

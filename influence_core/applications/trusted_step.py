@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from influence_core.data.samples import SampleSet
 from influence_core.errors import InvalidInput
 from influence_core.estimators import Estimator
 from influence_core.estimators.changes import DataChange
-from influence_core.models import dataset_losses
+from influence_core.estimators.work import Work
+from influence_core.models import dataset_losses, model_outputs
 from influence_core.study import Study
 
 STEPS = tuple(2.0**-n for n in range(15))
@@ -21,9 +23,6 @@ SAMPLE = 256
 
 TERMS = 1000
 """Changed losses that are looked at, at most."""
-
-NOTHING = 1e-7
-"""A change of the mean loss, relative to it, that rounding hides."""
 
 
 def trusted_step(study: Study, change: Mapping[str, Tensor], data: DataChange) -> float:
@@ -74,6 +73,7 @@ def trusted_step(study: Study, change: Mapping[str, Tensor], data: DataChange) -
 
     size = sum(float(delta.double().square().sum()) for delta in change.values())
     start, begun = mean(study.model), terms(study.model)
+    hidden = _rounding(study, chosen, start)
     best, least = 0.0, 0.0
     for step in STEPS:
         up, down = (study.edited({n: s * d for n, d in change.items()}).model for s in (step, -step))
@@ -82,7 +82,7 @@ def trusted_step(study: Study, change: Mapping[str, Tensor], data: DataChange) -
             moved = terms(up) - begun
         except InvalidInput:  # so far that the model overflows
             continue
-        if step == 1 and abs(curved) + abs(moved) < NOTHING * max(abs(start), NOTHING):
+        if step == 1 and abs(curved) + abs(moved) <= hidden:
             return 1.0
         value = curved + moved
         if value < least:
@@ -90,6 +90,40 @@ def trusted_step(study: Study, change: Mapping[str, Tensor], data: DataChange) -
         elif best:
             break
     return best
+
+
+def _rounding(study: Study, chosen: Tensor, mean: float) -> float:
+    """A change of the mean loss over some training images that rounding hides.
+
+    A cross-entropy is a difference of outputs, so that it is rounded as they are: of a model that is nearly perfect, or
+    has few bits, whole changes are lost.
+
+    Args:
+        study: whose model is meant.
+        chosen: the training images.
+        mean: their mean loss.
+
+    Returns:
+        The change.
+    """
+    size = abs(mean)
+    if not isinstance(study.train, SampleSet):
+        size = max(size, float(model_outputs(study.model, study.train, chosen).double().abs().mean()))
+    return float(torch.finfo(next(study.model.parameters()).dtype).eps * size / len(chosen) ** 0.5)
+
+
+def step_work(study: Study, images: int) -> Work:
+    """What ``trusted_step`` takes at most for a change of so many training images, and the edited model's losses.
+
+    Args:
+        study: that is edited.
+        images: that change.
+
+    Returns:
+        The work.
+    """
+    each = 2 * min(SAMPLE, len(study.train)) + min(TERMS, 2 * images)
+    return Work(forward=len(STEPS) * each + len(study.test))
 
 
 def edited_as_far(study: Study, estimator: Estimator, data: DataChange, **change: object) -> tuple[Study, float]:

@@ -17,16 +17,53 @@ from torch import Tensor
 from influence_core.applications.predicted_change import added_up, as_arguments, flips
 from influence_core.applications.receipt import Action, How, Receipt, receipts
 from influence_core.applications.receipt_calibration import in_range
-from influence_core.applications.trusted_step import edited_as_far
+from influence_core.applications.trusted_step import edited_as_far, step_work
 from influence_core.applications.whatif_report import WhatIf
 from influence_core.errors import InvalidInput, StaleResult
 from influence_core.estimators import Estimator
 from influence_core.estimators.changes import data_change
+from influence_core.estimators.cost import Expected, expected_cost
 from influence_core.identity import check_identified
 from influence_core.parameters import plain
 from influence_core.scores import Scores
 from influence_core.store import Store
 from influence_core.study import Study
+
+
+def expected_what_if(
+    study: Study, estimator: Estimator, action: Action = "remove", images: int = 1, fitted: bool = False
+) -> Expected:
+    """What a prediction by ``what_if`` will cost, without starting it.
+
+    Args:
+        study: to be worked on.
+        estimator: with its hyper-parameters, fitted or not.
+        action: see ``what_if``.
+        images: that change.
+        fitted: whether the estimator is fitted already.
+
+    Returns:
+        Seconds, passes and memory, with the passes that the length of an edit takes at most; see
+        ``ic.estimators.expected_cost``.
+
+    Raises:
+        InvalidInput: if nothing changes.
+        NotSupported: if the estimator gives neither influence nor ``parameter_change``.
+
+    Example:
+        >>> import influence_core as ic
+        >>> expected_what_if(ic.demo.digits(), ic.estimators.LastLayer(), images=20).memory_mib < 100
+        True
+    """
+    if images < 1:
+        raise InvalidInput(f"images is {images}; the cost is that of changing at least one")
+    gives = estimator.gives()
+    edits = "parameter_change" in gives
+    besides = step_work(study, images) if edits and not estimator.scales_edits else None
+    if edits and (action == "relabel" or "influence" not in gives):
+        return expected_cost(study, estimator, "parameter_change", images, fitted, besides)
+    again = fitted and action != "relabel"  # for new labels it is fitted once more
+    return expected_cost(study, estimator, "influence", len(study.test), again, besides)
 
 
 def what_if(

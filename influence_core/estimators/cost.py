@@ -106,7 +106,12 @@ NOTICED = 0.1
 
 
 def expected_cost(
-    study: Study, estimator: Estimator, what: str = "influence", tests: int = 1, fitted: bool = False
+    study: Study,
+    estimator: Estimator,
+    what: str = "influence",
+    tests: int = 1,
+    fitted: bool = False,
+    besides: Work | None = None,
 ) -> Expected:
     """How long an estimator will take on this machine, and how much memory, without starting it.
 
@@ -120,6 +125,7 @@ def expected_cost(
         what: name of the public method.
         tests: number of test images, or for ``parameter_change`` of training images that change.
         fitted: whether ``fit`` is done already, so that only the call is left.
+        besides: work that follows the call and counts with it.
 
     Returns:
         Seconds, passes and memory; unknown where the estimator does not state its work, the study lacks what it needs,
@@ -139,7 +145,7 @@ def expected_cost(
     work = None if estimator.missing(study, what) else estimator.work(study, what, tests)
     if work is None:
         return Expected(None, None, None, "not known")
-    fit, call = (Work(), work[1]) if fitted else work
+    fit, call = Work() if fitted else work[0], work[1] + (besides or Work())
     both, pace, sizes = fit + call, measured_pass(study), known_sizes(study)
     memory = None if sizes is None else memory_mib(study, both, what, tests, sizes)
     if pace is None:

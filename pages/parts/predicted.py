@@ -49,15 +49,10 @@ def at_once(choice: frame.Choice, expected: ic.estimators.Expected | None) -> bo
 
 
 def _expected(study: ic.Study, name: str, change: Change) -> ic.estimators.Expected:
-    """Of the edit for new labels, where there is one; else of the influence on all test images."""
     request = stored.request(study, name, "influence")[0]
     fitted = request is not None and work.has(stored.fit_key(request))
-    fresh = ic.estimators.get(name)
-    if change.labels is None:
-        return ic.estimators.expected_cost(study, fresh, "influence", len(study.test), fitted=fitted)
-    if "parameter_change" in fresh.gives():
-        return ic.estimators.expected_cost(study, fresh, "parameter_change", len(change.ids), fitted=fitted)
-    return ic.estimators.expected_cost(study, fresh, "influence", len(study.test))  # it is fitted once more
+    action: Literal["remove", "relabel"] = "remove" if change.labels is None else "relabel"
+    return ic.applications.expected_what_if(study, ic.estimators.get(name), action, len(change.ids), fitted)
 
 
 def _fitted(study: ic.Study, name: str) -> Any:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 import influence_core as ic
 from influence_core.applications import trusted_step, what_if
+from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput
 from influence_core.estimators.changes import data_change
 from influence_core.testing import problems
@@ -61,6 +64,39 @@ def test_uphill_is_refused_and_what_cannot_be_seen_is_let_through(study, newton)
     data, change = data_change(study.train, 3, remove=IDS), newton.parameter_change(remove=IDS)
     assert trusted_step(study, scaled(change, -1), data) == 0
     assert trusted_step(study, scaled(change, 1e-9), data) == 1
+
+
+@pytest.mark.parametrize(("kind", "size", "share"), [(torch.float32, 10, 1.0), (torch.bfloat16, 1, 0.05)])
+def test_what_rounding_hides_is_let_through(study, kind, size, share):
+    """A nearly perfect model, and one of few bits: what the loss seems to do along the edit is noise."""
+    model = copy.deepcopy(study.model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(size)
+    inputs = study.train.batch(range(len(study.train)))[0]
+    labels = study.predictions("train") if size > 1 else study.train.labels
+
+    def rounded(dtype):
+        train = LabelledDataset(TensorDataset(inputs.to(dtype), labels))
+        return ic.Study(copy.deepcopy(model).to(dtype), train, train)
+
+    exact = rounded(torch.float64)
+    newton = ic.estimators.ConjugateGradient(damping=1e-3).fit(exact)
+    change, data = newton.parameter_change(remove=[3]), data_change(exact.train, 3, remove=[3])
+    for one, dtype in ((exact, torch.float64), (rounded(kind), kind)):
+        assert trusted_step(one, {name: (share * delta).to(dtype) for name, delta in change.items()}, data) == 1
+
+
+def test_the_cost_of_a_prediction_has_the_passes_of_its_edit(study, newton):
+    alone = ic.estimators.expected_cost(study, newton, "influence", len(study.test), fitted=True)
+    expected = ic.applications.expected_what_if(study, newton, images=3, fitted=True)
+    assert "48 forward" in alone.passes
+    assert f"{48 + 15 * (2 * 48 + 6) + 12:,} forward" in expected.passes
+    itself = ic.estimators.GIF(scale=16.0)  # its edits have their own scale
+    cost = ic.estimators.expected_cost(study, itself, "parameter_change", 3, fitted=True)
+    assert ic.applications.expected_what_if(study, itself, images=3, fitted=True).passes == cost.passes
+    with pytest.raises(InvalidInput, match="at least one"):
+        ic.applications.expected_what_if(study, newton, images=0)
 
 
 def test_a_prediction_goes_as_far_as_the_step(study):

@@ -251,6 +251,17 @@ def test_a_receipt_says_what_was_said_and_what_happened():
     assert "nats" not in made([1.0], None, scale="rank only", action="relabel", labels=[0] * 10).sentences()[0]
 
 
+def test_a_receipt_of_fewer_seeds_does_not_take_the_place_of_one_of_more(tmp_path):
+    store = ic.store.Store(tmp_path)
+    two, one, none = (made([0.5], [a] if a else None, seeds=s) for a, s in ((0.2, (0, 1)), (0.9, (0,)), (None, ())))
+    for receipt in (none, one, two, one, none):
+        path = receipt.save(store)
+    assert receipts(store) == [two]
+    path.write_text("{")
+    assert one.save(store) == path  # nothing that is damaged is kept
+    assert receipts(store) == [one]
+
+
 def test_a_receipt_read_back_is_equal(tmp_path):
     store = ic.store.Store(tmp_path)
     one = made([0.1, -1 / 3, 1e-300], [math.pi, -2.0, 0.0], noise=[0.1, 0.2, 0.3], seeds=(4, 5), accuracy=(0.5, 0.75))
