@@ -60,6 +60,42 @@ def test_contrast(small, statistic, rho):
     assert (given < 0).any()
 
 
+@pytest.mark.parametrize("prior", ["given", "predicted"])
+@pytest.mark.parametrize("top", [0, 1])
+def test_a_prior_moves_the_labels_losses(small, prior, top):
+    """The contrast with the losses moved, by loops; the frequencies are those of ``PriorMargin``'s own functions."""
+    found = LabelContrast(prior=prior, top_labels=top, **SETTINGS).fit(small)
+    with torch.no_grad():
+        outputs, known = (found.model_(data.batch(range(len(data)))[0]) for data in (small.train, small.validation))
+    shares = {
+        "given": torch.bincount(small.train.labels, minlength=3).double() + 1 / 3,
+        "predicted": outputs.double().softmax(1).sum(0),
+    }[prior]
+    true = ic.estimators.true_frequencies(outputs, known, small.validation.labels)
+    offsets = (shares / shares.sum() / true).log()
+    torch.testing.assert_close(found.offsets_, offsets)
+    assert offsets.abs().max() > 0.01
+    inverse = torch.cat([w.flatten() for w in found.inverse_.weights.values()])
+    labels = [torch.full((24,), k) for k in range(3)]
+    gradients = [literal_gradients(found.model_, small.loss, small.train, k) for k in labels]
+    losses = torch.stack([small.loss(outputs, k) + offsets[k[0]] for k in labels], 1)
+    values = -found.label_influence().values
+    for n, y in enumerate(small.train.labels.tolist()):
+        others = [k for k in range(3) if k != y]
+        if top:  # the likeliest other label alone
+            others = [min(others, key=lambda k: float(losses[n, k]))]
+        apart = [((gradients[y][n] - gradients[k][n]) ** 2 @ inverse).sqrt() for k in others]
+        leads = [(losses[n, y] - losses[n, k]) / d for k, d in zip(others, apart, strict=True)]
+        assert float(values[n, y]) == pytest.approx(float(max(leads)), rel=1e-7, abs=1e-9)
+
+
+def test_norms_take_no_prior(small):
+    with pytest.raises(InvalidInput, match='give "none"'):
+        LabelContrast(statistic="norms", prior="given", **SETTINGS).fit(small)
+    with pytest.raises(InvalidInput, match="prior"):
+        LabelContrast(prior="mine", **SETTINGS).fit(small)
+
+
 def test_the_rest_is_fvm(small):
     fvm, contrast = FVM(**SETTINGS).fit(small), LabelContrast(**SETTINGS).fit(small)
     assert torch.equal(fvm.influence().values, contrast.influence().values)

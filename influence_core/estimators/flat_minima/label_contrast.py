@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -10,12 +11,17 @@ from torch import Tensor
 
 from influence_core.curvature import LabelScore, label_scores
 from influence_core.curvature.inverses import DiagonalInverse
+from influence_core.errors import InvalidInput
 from influence_core.estimators.flat_minima.minimum import ValidationMinimum
 from influence_core.estimators.flat_minima.tuning import FlatValidationTuned
+from influence_core.estimators.outputs_only.priors import frequencies, mean_prediction, true_frequencies
 from influence_core.estimators.work import Work
+from influence_core.losses import Loss
+from influence_core.models import model_outputs
 from influence_core.study import Study
 
 Statistic = Literal["studentised", "norms"]
+Prior = Literal["none", "given", "predicted"]
 
 SMALLEST = torch.finfo(torch.float32).tiny
 """Least square of a distance between gradients: where two labels have the same one, the ratio fits into float32."""
@@ -52,6 +58,11 @@ class LabelContrast(FlatValidationTuned, ValidationMinimum):
     :math:`-\frac d2 \log q_k` (d the number of weights): c is 2/d times the generalised log likelihood ratio. A factor
     that all q of an image share cancels.
 
+    *Class prior.* Where wrong labels favour some classes, a class may be likelier to the model than it is in truth.
+    With ``prior``, :math:`\ell_k` of the studentised contrast is :math:`\ell_k + \log(\pi_k / \tau_k)`, with
+    :math:`\pi` how frequent the classes are to the model and :math:`\tau` how frequent they truly are, found from the
+    clean images as in ``PriorMargin``. It moves the labels' losses against each other and no gradient.
+
     The influence of a label k is minus the same number with k in the place of y, so that the suggestion is the label
     with the smallest contrast: the tuned model's prediction for "studentised", the smallest q for "norms" (see eq. 22
     and 25 in ``VM``). One Gram matrix per image gives all of it, so that the labels cost one sweep. ``influence`` on
@@ -64,6 +75,8 @@ class LabelContrast(FlatValidationTuned, ValidationMinimum):
 
     Args:
         statistic: "studentised" or "norms".
+        prior: :math:`\pi`: "given", the frequencies of the given labels; "predicted", the tuned model's mean prediction
+            on the training images; "none" corrects nothing, and is all that "norms" takes.
         damping: as in ``VM`` for the diagonal metric; so are ``top_labels`` and the settings of the tuning.
         top_labels: see ``VM``.
         sharpness: as in ``FVM``.
@@ -76,7 +89,7 @@ class LabelContrast(FlatValidationTuned, ValidationMinimum):
     good_for: ClassVar[str] = "On real noise the best that both finds and suggests labels; needs clean images"
     cost: ClassVar[str] = "2 x steps x batch backward + V backward + N forward and K N backward"
     for_classes: ClassVar[frozenset[str]] = frozenset({"fit"})
-    learned: ClassVar[tuple[str, ...]] = ("contrasts_",)
+    learned: ClassVar[tuple[str, ...]] = ("contrasts_", "offsets_")
     former: ClassVar[dict[str, str]] = (
         FlatValidationTuned.former
         | dict.fromkeys(("metric", "probes"), "a contrast needs exact norms, which it takes in the diagonal metric")
@@ -84,18 +97,37 @@ class LabelContrast(FlatValidationTuned, ValidationMinimum):
     )
 
     statistic: Statistic = "studentised"
+    prior: Prior = field(default="none", kw_only=True)
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        if self.statistic == "norms" and self.prior != "none":
+            raise InvalidInput(f'prior is {self.prior!r}; norms look at no loss that a prior could move: give "none"')
 
     def _fit(self, study: Study) -> None:
         super()._fit(study)
         assert isinstance(self.inverse_, DiagonalInverse)
         score: LabelScore = studentised_contrast if self.statistic == "studentised" else norm_contrast
         weights = self.inverse_.weights
-        found = label_scores(self.model_, study.loss, study.train, weights, study.num_classes, score, self.top_labels)
+        self.offsets_: Tensor = self._offsets(study)
+        loss = partial(_moved, study.loss, self.offsets_) if self.prior != "none" else study.loss
+        found = label_scores(self.model_, loss, study.train, weights, study.num_classes, score, self.top_labels)
         self.contrasts_: Tensor = found.to(next(self.model_.parameters()).dtype)
+
+    def _offsets(self, study: Study) -> Tensor:
+        """What each label's loss is moved by, [K] float64."""
+        if self.prior == "none":
+            return torch.zeros(study.num_classes, dtype=torch.float64)
+        clean = study.split("validation")
+        train, known = (model_outputs(self.model_, data) for data in (study.train, clean))
+        given = self.prior == "given"
+        prior = frequencies(study.train.labels, study.num_classes) if given else mean_prediction(train)
+        return (prior / true_frequencies(train, known, clean.labels)).log()
 
     def _fit_work(self, study: Study) -> Work | None:
         tuned = super()._fit_work(study)
-        return None if tuned is None else tuned + self._labels_work(study)
+        passes = len(study.train) + len(study.split("validation")) if self.prior != "none" else 0
+        return None if tuned is None else tuned + self._labels_work(study) + Work(forward=passes)
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work | None:
         return super()._call_work(study, what, tests) if what == "influence" else Work()
@@ -106,6 +138,11 @@ class LabelContrast(FlatValidationTuned, ValidationMinimum):
 
     def _label_influence(self) -> Tensor:
         return -self._of_scored(self.contrasts_)
+
+
+def _moved(loss: Loss, offsets: Tensor, outputs: Tensor, labels: Tensor) -> Tensor:
+    """The loss with each label's offset."""
+    return loss(outputs, labels) + offsets.to(outputs.device, outputs.dtype)[labels]
 
 
 def studentised_contrast(losses: Tensor, grams: Tensor) -> Tensor:
