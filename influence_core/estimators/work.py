@@ -28,6 +28,11 @@ EIGEN_FACTOR = 20
 """Multiply-adds of an eigendecomposition of an n x n matrix in float64, over n^3, at the speed of a matrix product."""
 
 
+READ, SLOW = 24.0, 1.6
+"""What a product with kept Jacobians takes for each entry, in multiply-adds of a product of square matrices: to read it
+from memory, and for each vector. By timing products with 1, 4, 16 and 32 vectors: 22, 46, 50 and 75 times one."""
+
+
 @dataclass(frozen=True)
 class Work:
     """Counts; ``a + b`` is both, ``3 * a`` is three times as much.
@@ -104,7 +109,8 @@ def multiplied(
 
     Returns:
         The work. Streamed over samples, one graph for each batch and ``VECTOR_SHARE`` of a pass for each vector; with
-        what is kept, K backward passes of each sample once, and two multiplications for each entry of the Jacobians.
+        what is kept, K backward passes of each sample once, and two multiplications for each entry of the Jacobians,
+        which count as many as ``READ`` and ``SLOW`` say.
     """
     size, outputs = parameters_of(study), study.num_outputs
     samples = len(study.train) if samples is None else samples
@@ -120,7 +126,8 @@ def multiplied(
     if chosen == "matrix":
         algebra = (0.0 if again else float(entries) * size) + float(count) * vectors * size**2
         return first + Work(algebra=algebra, held=min(memory * 2**20, entries * item) + size**2 * item)
-    return first + Work(algebra=2.0 * count * vectors * entries, held=entries * item + directions)
+    read = 2.0 * count * entries * (READ + SLOW * vectors)
+    return first + Work(algebra=read, held=entries * item + directions)
 
 
 def trained(samples: int, epochs: float, batch_size: int, passes: int = 1) -> Work:
