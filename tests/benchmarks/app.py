@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -56,8 +56,11 @@ def bare(study: Path, estimator: str, test_id: int) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def first(browser: Browser, studies: Path, images: int = 2000) -> Iterator[list[str]]:
-    """The first answer of each estimator, of a server that has loaded the study and nothing more."""
+def first(browser: Browser, studies: Path, images: int = 2000, names: Sequence[str] = FIRST) -> Iterator[list[str]]:
+    """The first answer of each estimator, of a server that has loaded the study and nothing more.
+
+    What takes long shows pictures of a part of the training images before: of the first, and of all.
+    """
     path = studies / "resnet18"
     study = ic.Study.load(path)
     if images < len(study.train):
@@ -68,7 +71,7 @@ def first(browser: Browser, studies: Path, images: int = 2000) -> Iterator[list[
     seen = set((study.test.labels * count + study.predictions()).tolist())
     empty = next(divmod(i, count) for i in range(count * count) if i not in seen and i // count != i % count)
     del study, wrong
-    for name in FIRST:
+    for name in names:
         before = bare(path, name, test_id)
         with served("app.py", "--study", str(path)) as server, View.of(browser) as view:
             # a square of the confusion matrix without images: all of Explain but an explanation
@@ -77,12 +80,13 @@ def first(browser: Browser, studies: Path, images: int = 2000) -> Iterator[list[
                 "bench.all('[data-testid=stAlert]').length > 0",
             )
             server.rest()
-            seconds, pressed = view.first_answer(
+            seconds, whole, pressed = view.first_answer(
                 f"{server.url}/explain?run={path.name}&estimator={name}&test={test_id}", ic.estimators.get(name).title
             )
         alone = (before + bare(path, name, test_id)) / 2
         note = "the click on Start" if pressed else "navigation"
-        yield [name, note, f"{seconds:.2f}", f"{alone:.2f}", f"{seconds / alone:.2f}"]
+        told = (seconds, whole, alone, seconds / alone, whole / alone)
+        yield [name, note, *(f"{value:.2f}" for value in told)]
 
 
 def start(study: str, studies: Path) -> list[str]:
@@ -176,7 +180,7 @@ def memory(browser: Browser, studies: Path) -> Iterator[list[str]]:
 PARTS = {
     "first": (
         "First answer, ResNet-18, a fresh server for each; the bare call before and after",
-        ["estimator", "from", "app, s", "bare call, s", "ratio"],
+        ["estimator", "from", "first pictures, s", "whole answer, s", "bare call, s", "ratio", "whole ratio"],
         first,
     ),
     "clicks": (
@@ -201,6 +205,7 @@ def main(
     studies: Annotated[Path, typer.Option(help="Folder of the studies; what is missing is made.")],
     only: Annotated[list[str] | None, typer.Option(help=f"Parts: {', '.join(PARTS)}; all by default.")] = None,
     images: Annotated[int, typer.Option(help="Training images of the ResNet-18, for first.")] = 2000,
+    estimator: Annotated[list[str] | None, typer.Option(help=f"For first; {', '.join(FIRST)} by default.")] = None,
 ) -> None:
     """Measure, and print tables in Markdown."""
     parts = only or list(PARTS)
@@ -214,7 +219,7 @@ def main(
         for part in parts:
             title, columns, measure = PARTS[part]
             if part == "first":
-                measure = partial(first, images=images)
+                measure = partial(first, images=images, names=estimator or FIRST)
             table(title, columns, measure(browser, studies))
         browser.close()
 

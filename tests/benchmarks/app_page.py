@@ -47,6 +47,7 @@ window.bench = {
     return this.loaded(images) ? sides.flat().map((grid) => grid.textContent).join("|") : "";
   },
   first(title) { return this.loaded(this.all(`.grid[aria-label='${title}: most harmful training images'] img`)); },
+  partly() { return document.querySelector("[data-testid=stMain]").innerText.includes("So far, of"); },
   explained(test, before) {
     const card = this.all("[aria-label='The test image'] .tile")[0];
     if (card?.dataset.id !== test) return false;
@@ -185,10 +186,16 @@ class View:
         self.page.goto(url, wait_until="commit")
         return self._until(f"{RESTS} && {condition}")
 
-    def first_answer(self, url: str, title: str) -> tuple[float, bool]:
-        """Seconds until the first pictures of an estimator; from the click, where the app asks for one first."""
+    def first_answer(self, url: str, title: str) -> tuple[float, float, bool]:
+        """Seconds until the first pictures of an estimator, and until they are those of the whole answer.
+
+        From navigation, or from the click where the app asks for one first, which comes third.
+        """
         self.page.goto(url, wait_until="commit")
-        return self._drawn(f"bench.first({json.dumps(title)})")
+        there = f"bench.first({json.dumps(title)})"
+        seconds, pressed = self._drawn(there)
+        began = float(self.page.evaluate("bench.pressed")) / 1000 if pressed else 0.0
+        return seconds, self._until(f"{there} && !bench.partly()") - began, pressed
 
     def pick(self, place: int) -> tuple[int, float]:
         """Click on a mistake of the gallery.
