@@ -7,11 +7,14 @@ The table of suggestions goes through a CSV file, on which a person decides: ``w
 ``mend`` goes all the way in one call, from the mistakes to a mended model and what it gained. ``what_if`` predicts what
 removing, relabelling or reweighting does, and ``receipts`` keep what training showed of such predictions.
 ``removal_curves`` and ``prune`` leave out more and more images, by whose order you like, and train again.
+``compare_edits`` edits a model instead, by several estimators side by side, and sets them beside one trained again.
 """
 
 from influence_core.applications.bootstrap import Bands, Interval
 from influence_core.applications.budgets import budgets
 from influence_core.applications.detection import Detection, detect
+from influence_core.applications.editing import compare_edits
+from influence_core.applications.editing_report import Edits
 from influence_core.applications.label_probabilities import LabelProbabilities
 from influence_core.applications.mended_files import Mended, mend_files, read_mended
 from influence_core.applications.mending import mend, mending_trainings
@@ -40,6 +43,7 @@ __all__ = [
     "Bands",
     "Calibration",
     "Detection",
+    "Edits",
     "Gain",
     "Interval",
     "LabelProbabilities",
@@ -54,6 +58,7 @@ __all__ = [
     "apply_relabels",
     "budgets",
     "calibration",
+    "compare_edits",
     "detect",
     "expected_what_if",
     "heavy_tailed",

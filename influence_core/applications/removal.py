@@ -88,7 +88,7 @@ def removal_curves(
     if order not in ("harmful", "valuable"):
         raise InvalidInput(f"order is {order!r}; choose harmful or valuable")
     sign = 1.0 if order == "harmful" else -1.0
-    ranked = {name: (sign * _valued(study, one)).argsort(stable=True) for name, one in _named(by).items()}
+    ranked = {name: (sign * _valued(study, one)).argsort(stable=True) for name, one in named(by).items()}
     return _removed(study, ranked, order, shares, seeds, retrain, store)
 
 
@@ -115,15 +115,25 @@ def prune(
         Curves, in the form of ``removal_curves``.
     """
     ranked = {}
-    for name, one in _named(by).items():
+    for name, one in named(by).items():
         if isinstance(one, Estimator):
             one = type(one)(**one.get_params()).fit(study).self_influence().values
         ranked[name] = _checked(study, one).argsort(stable=True)
     return _removed(study, ranked, "pruned", shares, seeds, retrain, store)
 
 
-def _named(by: Mapping[str, Any] | Sequence[Estimator]) -> dict[str, Any]:
-    """What orders the images, by names that are all different."""
+def named(by: Mapping[str, Any] | Sequence[Estimator]) -> dict[str, Any]:
+    """Estimators, or what else orders images, by names that are all different.
+
+    Args:
+        by: with names, or estimators, which have their own.
+
+    Returns:
+        Name -> one.
+
+    Raises:
+        InvalidInput: if two have one name.
+    """
     if isinstance(by, Mapping):
         return dict(by)
     named = {estimator.name: estimator for estimator in by}

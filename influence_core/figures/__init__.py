@@ -6,6 +6,7 @@ Every function returns a ``plotly.graph_objects.Figure`` with a transparent back
 from influence_core.figures.comparison import comparison
 from influence_core.figures.confusion import confusion_matrix
 from influence_core.figures.curves import detection_curve, precision_recall, roc
+from influence_core.figures.edits import edits
 from influence_core.figures.explanation import explanation_strip
 from influence_core.figures.gains import gains
 from influence_core.figures.histogram import score_histogram
@@ -27,6 +28,7 @@ __all__ = [
     "comparison",
     "confusion_matrix",
     "detection_curve",
+    "edits",
     "explanation_strip",
     "gains",
     "overlap",
