@@ -79,7 +79,9 @@ def test_the_best_by_evidence_answers_where_nobody_chose(demo: ic.Study, monkeyp
     assert choice(app).detectors == (ic.estimators.recommended(demo, "mislabel_scores"),)
     assert app.sidebar.multiselect(key="estimators").value == ["ekfac"]
     assert "estimator" not in app.query_params
-    assert "needs about" in texts(app) or "needs under" in texts(app)  # what it costs, before it starts
+    told = texts(app)  # what it costs, before it starts
+    assert "needs about" in told or "needs under" in told
+    assert "of memory" in told
     assert any(b.label == "Start" for b in app.button)
 
 
