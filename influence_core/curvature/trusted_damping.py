@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from influence_core.curvature.conjugate import conjugate_gradient
+from influence_core.curvature.conjugate import BASIS_MIB, conjugate_gradient
 from influence_core.curvature.operators import Operator
+from influence_core.curvature.shifted import ShiftedSystems
 from influence_core.curvature.solution import Product
 from influence_core.curvature.vectors import flatten, unflatten
 from influence_core.gradients import Samples, mean_gradient, no_autocast, plain_attention
@@ -24,6 +25,9 @@ TRUSTED = 2 / 3
 
 TOLERANCE = 1e-3
 """On the residual of a step."""
+
+PRODUCTS = 200
+"""For one damping, at most."""
 
 NOTHING = 1e-7
 """A predicted decrease, relative to the loss, that rounding hides: the weights are at the minimum."""
@@ -66,26 +70,19 @@ def trusted_damping(
     Returns:
         The damping; the largest that is tried if none can be trusted.
     """
-    bare = matrix.damped(0.0)
     model, decay = matrix.model, matrix.weight_decay
     weights = torch.cat([p.detach().flatten() for p in matrix.parameters])
     gradient = mean_gradient(model, matrix.loss, matrix.data, parameters=list(matrix.shapes))
     slope = flatten({name: g[None] for name, g in gradient.items()}, matrix.shapes) + decay * weights
     start, found = _objective(matrix, model, weights), DAMPINGS[0]
     ratios: dict[float, float] = {}
+    steps = _steps(matrix, -slope, unit, preconditioner)
     for damping in DAMPINGS:
         tick()
-        solved = conjugate_gradient(
-            matrix.damped(damping * unit),
-            -slope,
-            tolerance=TOLERANCE,
-            max_iterations=200,
-            preconditioner=preconditioner(damping * unit) if preconditioner is not None else None,
-        )
-        if bool(solved.negative_curvature.any()):
+        solved = steps(damping)
+        if solved is None:
             break
-        step = solved.x
-        predicted = float((step * slope).sum(dtype=torch.float64) + 0.5 * (step * bare(step)).sum(dtype=torch.float64))
+        step, predicted = solved
         if -predicted <= NOTHING * abs(start):
             ratios[damping] = 1.0
         else:
@@ -99,6 +96,50 @@ def trusted_damping(
             break
         found = damping
     return Trusted(found, ratios)
+
+
+def _steps(
+    matrix: Operator, b: Tensor, unit: float, preconditioner: Callable[[float], Product | None] | None
+) -> Callable[[float], tuple[Tensor, float] | None]:
+    """For each damping the step ``[1, P]`` and what the quadratic model says of it; ``None`` along negative curvature.
+
+    Without a preconditioner all dampings share one Krylov space, where there is room for it.
+
+    Args:
+        matrix: H with its weight decay.
+        b: minus the slope, ``[1, P]``.
+        unit: what dampings are relative to.
+        preconditioner: see ``trusted_damping``.
+
+    Returns:
+        A function of a damping.
+    """
+    bare = matrix.damped(0.0)
+    room = int(BASIS_MIB * 2**20) // (b.shape[1] * b.element_size())
+    if preconditioner is None and room >= PRODUCTS and bool(b.any()):
+        systems = ShiftedSystems(bare, b, PRODUCTS)
+
+        def shared(damping: float) -> tuple[Tensor, float] | None:
+            one = systems.solve(damping * unit, TOLERANCE)
+            return None if one.negative else (one.x[None], 0.5 * one.quadratic - one.linear)
+
+        return shared
+
+    def alone(damping: float) -> tuple[Tensor, float] | None:
+        solved = conjugate_gradient(
+            matrix.damped(damping * unit),
+            b,
+            tolerance=TOLERANCE,
+            max_iterations=PRODUCTS,
+            preconditioner=preconditioner(damping * unit) if preconditioner is not None else None,
+        )
+        if bool(solved.negative_curvature.any()):
+            return None
+        step = solved.x
+        quadratic = (step * bare(step)).sum(dtype=torch.float64)
+        return step, float(0.5 * quadratic - (step * b).sum(dtype=torch.float64))
+
+    return alone
 
 
 def _objective(matrix: Operator, model: nn.Module, weights: Tensor) -> float:

@@ -11,6 +11,7 @@ from torch import nn
 
 import influence_core as ic
 from influence_core.curvature import GaussNewton, mean_diagonal
+from influence_core.curvature import trusted_damping as module
 from influence_core.curvature.trusted_damping import DAMPINGS, TRUSTED, trusted_damping
 from influence_core.errors import NotSupported
 from influence_core.estimators import SAMHIF, SAMIF, Estimator, LiSSA
@@ -80,6 +81,19 @@ def test_elsewhere_it_is_the_ratio_of_the_decreases() -> None:
     assert all(found.ratios[d] >= TRUSTED for d in tried[:-1])
     assert found.ratios[tried[-1]] < TRUSTED
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_one_krylov_space_finds_what_a_solve_for_each_damping_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = points(40, 1)
+    torch.manual_seed(3)
+    model = mlp(1)
+    matrix = GaussNewton(model, cross_entropy, data, weight_decay=DECAY)
+    shared = trusted_damping(matrix, 0.3)
+    monkeypatch.setattr(module, "BASIS_MIB", 0.0)  # no room for it
+    monkeypatch.setattr(module, "ShiftedSystems", None)
+    alone = trusted_damping(matrix, 0.3)
+    assert shared.damping == alone.damping
+    assert shared.ratios == pytest.approx(alone.ratios, rel=5e-3)
 
 
 @pytest.fixture(scope="module")
