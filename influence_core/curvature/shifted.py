@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from influence_core.curvature.solution import Product
 from influence_core.curvature.vectors import orthogonalised
+from influence_core.errors import InvalidInput
 
 ROOM = 32
 """Directions for which there is room at first."""
@@ -69,6 +71,9 @@ class ShiftedSystems:
 
         Returns:
             The solution.
+
+        Raises:
+            InvalidInput: if a product holds NaN or infinity.
         """
         if not self._diagonal:
             self._extend()
@@ -83,6 +88,8 @@ class ShiftedSystems:
         size = self.products + 1
         w = self._product(self._basis[size - 1 : size])[0]
         scale = float(w.norm())
+        if not math.isfinite(scale):
+            raise InvalidInput("a product with the curvature holds NaN or infinity: look at the weights and the data")
         coefficients, w = orthogonalised(w, self._basis[:size])
         self._diagonal.append(float(coefficients[-1]))
         length = float(w.norm())

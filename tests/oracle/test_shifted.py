@@ -7,6 +7,7 @@ import torch
 
 from influence_core.curvature.conjugate import conjugate_gradient
 from influence_core.curvature.shifted import ShiftedSystems
+from influence_core.errors import InvalidInput
 from tests.oracle.curvature_references import relative
 
 
@@ -87,3 +88,9 @@ def test_a_full_memory_gives_what_it_has():
     q = torch.linalg.qr(krylov.T)[0].T
     inside = q @ (a + 1e-3 * torch.eye(100, dtype=torch.float64)) @ q.T
     torch.testing.assert_close(found.x, torch.linalg.solve(inside, q @ b[0]) @ q, rtol=1e-5, atol=1e-8)
+
+
+def test_a_product_that_is_no_number_is_told():
+    systems = ShiftedSystems(lambda rows: rows * torch.nan, torch.ones(1, 3), 3)
+    with pytest.raises(InvalidInput, match="NaN or infinity"):
+        systems.solve(1.0, 1e-3)
