@@ -93,8 +93,9 @@ def listed() -> bool:
         return False
     one = chosen(rows)
     jobs_table.draw(rows, one, lambda: clicked(rows))
+    below = st.container()  # there with and without the button, so that what follows keeps its place
     if over := ended(rows):
-        st.button(
+        below.button(
             f"Clear {len(over):,} that ended",
             key="clear_jobs",
             icon=":material/clear_all:",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Error, Locator, Page, TimeoutError, sync_playwright
+from playwright.sync_api import Browser, Error, Locator, Page, TimeoutError, expect, sync_playwright
 
 import influence_core as ic
 
@@ -136,6 +136,11 @@ class Watched:
 
     def settle(self) -> None:
         self.page.wait_for_selector(READY, timeout=120_000)
+
+    def press(self, target: Locator) -> None:
+        """Click where there is one; while a page is drawn again, the former one's may stand beside it for a moment."""
+        expect(target).to_have_count(1, timeout=90_000)
+        target.click()
 
     def tiles(self, label: str) -> Locator:
         """The tiles of the gallery with this label."""

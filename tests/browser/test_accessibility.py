@@ -117,7 +117,7 @@ def test_from_overview_to_a_csv_without_a_mouse(server: Server, watched: Open, s
     view.quiet()
     tab_to(page, "Relabel")
     page.keyboard.press("Enter")
-    page.get_by_role("heading", name="Relabel", exact=True).wait_for()
+    page.get_by_role("heading", name="Relabel", exact=True).first.wait_for()
     page.wait_for_selector("[data-testid=stDataFrame]")
     view.quiet()
     tab_to(page, "Download CSV")

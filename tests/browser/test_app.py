@@ -77,7 +77,7 @@ def test_a_deep_link_to_a_fresh_server_shows_that_view_and_keeps_it(
 
     def shows_the_link() -> None:
         page = view.page
-        page.get_by_role("heading", name="Explain", exact=True).wait_for()
+        page.get_by_role("heading", name="Explain", exact=True).first.wait_for()
         for side in ("harmful", "helpful"):
             expected = getattr(scores, side)(test_id, 7)["train_id"].tolist()
             view.shows(f"TRAK: most {side} training images", expected)
@@ -91,8 +91,8 @@ def test_a_deep_link_to_a_fresh_server_shows_that_view_and_keeps_it(
     shows_the_link()
     view.page.reload()
     shows_the_link()
-    view.page.get_by_test_id("stSidebar").get_by_role("link", name="Mislabels").click()
-    view.page.get_by_role("heading", name="Mislabels", exact=True).wait_for()
+    view.press(view.page.get_by_test_id("stSidebar").get_by_role("link", name="Mislabels"))
+    view.page.get_by_role("heading", name="Mislabels", exact=True).first.wait_for()
     assert "estimator=trak" in view.page.url
     view.settle()
     view.page.go_back()
@@ -104,7 +104,7 @@ def test_the_csv_opens_in_pandas_and_comes_back(server: Server, watched: Open, s
     view = watched()
     view.open(f"{server.url}/relabel?estimator=lastlayer", wait_for="[data-testid=stDataFrame]")
     with view.page.expect_download() as download:
-        view.page.get_by_role("button", name="Download CSV").click()
+        view.press(view.page.get_by_role("button", name="Download CSV"))
     file = tmp_path / "relabel.csv"
     download.value.save_as(file)
     from influence_core.applications.relabelling import COLUMNS

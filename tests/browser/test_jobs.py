@@ -90,8 +90,8 @@ def begun(view: Watched, place: Place, test_id: int) -> ic.jobs.Job:
     """The job of an image, from the click on Start until it shows its first part and waits at the gate."""
     place.gate.unlink(missing_ok=True)
     view.open(place.address(test_id), wait_for=".tile")
-    view.page.get_by_role("button", name="Start").click()
-    view.page.get_by_text("unchanged since").wait_for(timeout=SOON)
+    view.press(view.page.get_by_role("button", name="Start"))
+    view.page.get_by_text("unchanged since").first.wait_for(timeout=SOON)
     return place.job(test_id)
 
 
@@ -102,7 +102,7 @@ def expected(place: Place, test_id: int) -> list[int]:
 def whole(view: Watched, place: Place, test_id: int) -> None:
     """Let the job go on, wait for its answer, and compare that with the library's."""
     place.gate.touch()
-    view.page.get_by_text("How far to trust it").wait_for(timeout=SOON)
+    view.page.get_by_text("How far to trust it").first.wait_for(timeout=SOON)
     view.shows(HARMFUL, expected(place, test_id))
 
 
@@ -128,24 +128,24 @@ def test_cancel_ends_it_soon_and_resume_skips_what_is_finished(place: Place, wat
     view = watched()
     page = view.page
     job = begun(view, place, 5)
-    page.get_by_test_id("stMain").get_by_role("link", name="Job").click()
-    page.get_by_role("button", name="Cancel").wait_for()
+    view.press(page.get_by_test_id("stMain").get_by_role("link", name="Job"))
+    page.get_by_role("button", name="Cancel").first.wait_for()
     assert job.id[:12] in page.url
-    page.get_by_role("button", name="Cancel").click()
+    view.press(page.get_by_role("button", name="Cancel"))
     clicked = time.monotonic()
     until(lambda: job.state == "cancelled", 10)
     assert time.monotonic() - clicked < 2.5  # two, and a click's way to the server
     ended = job.row.ended
     assert ended is not None
-    page.get_by_role("button", name="Resume").wait_for()
+    page.get_by_role("button", name="Resume").first.wait_for()
     kept = place.parts(job)
     assert kept >= 1
     before = place.computed(5)
     link = page.get_by_test_id("stMain").get_by_role("link", name="Open").get_attribute("href") or ""
     assert {"run=jobs", f"estimator={SLOW}", "test=5"} <= set(urlsplit(link).query.split("&"))
     view.open(place.address(5), wait_for=".tile")
-    page.get_by_text("was stopped").wait_for()
-    page.get_by_role("button", name="Resume").click()
+    page.get_by_text("was stopped").first.wait_for()
+    view.press(page.get_by_role("button", name="Resume"))
     whole(view, place, 5)
     again = place.computed(5)[len(before) :]
     assert len(again) == SHARDS - kept
@@ -157,7 +157,7 @@ def test_cancel_ends_it_soon_and_resume_skips_what_is_finished(place: Place, wat
 def test_an_error_is_a_sentence_with_its_log(place: Place, watched: Open) -> None:
     view = watched()
     view.open(place.address(3, FAILS), wait_for=".tile")
-    view.page.get_by_role("button", name="Start").click()
+    view.press(view.page.get_by_role("button", name="Start"))
     view.page.get_by_text("a stone was in the way").first.wait_for(timeout=SOON)
     alert = view.page.get_by_test_id("stAlert").filter(has_text="a stone was in the way")
     assert "This should not have happened" in alert.inner_text()
@@ -192,8 +192,8 @@ def test_a_job_of_the_command_line_is_seen_and_opened(place: Place, watched: Ope
     view.open(f"{place.server.url}/jobs?job={job.id[:8]}", wait_for="[data-testid=stDataFrame]")
     view.page.get_by_text(job.title).first.wait_for()
     until(lambda: job.state == "done", 60)
-    view.page.get_by_role("button", name="Remove", exact=True).wait_for()
-    view.page.get_by_test_id("stMain").get_by_role("link", name="Open").click()
+    view.page.get_by_role("button", name="Remove", exact=True).first.wait_for()
+    view.press(view.page.get_by_test_id("stMain").get_by_role("link", name="Open"))
     view.tiles(row("lastlayer", "harmful")).first.wait_for()
     view.shows(row("lastlayer", "harmful"), expected(place, 11))
     assert view.problems == []

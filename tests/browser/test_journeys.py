@@ -210,12 +210,12 @@ def test_a_typed_threshold_reaches_the_csv(server: Server, watched: Open, small:
     wait_for(view.page, "flag", "12")
     view.settle()
     assert sorted(view.ids(SUSPECTS)) == sorted(expected)
-    view.page.get_by_role("link", name="Relabel these").click()
+    view.press(view.page.get_by_role("link", name="Relabel these"))
     view.page.wait_for_selector("[data-testid=stDataFrame]")
     view.settle()
     assert in_url(view.page, "flag") == "12"
     with view.page.expect_download() as download:
-        view.page.get_by_role("button", name="Download CSV").click()
+        view.press(view.page.get_by_role("button", name="Download CSV"))
     file = tmp_path / "relabel.csv"
     download.value.save_as(file)
     table = pd.read_csv(file)
@@ -253,8 +253,8 @@ def test_back_undoes_the_last_choice_on_every_page(server: Server, watched: Open
     view.tiles(MISTAKES).last.click()
     wait_for(page, "test", str(chosen))
     view.settle()
-    page.get_by_test_id("stSidebar").get_by_role("link", name="Mislabels").click()
-    page.get_by_role("heading", name="Mislabels").wait_for()
+    view.press(page.get_by_test_id("stSidebar").get_by_role("link", name="Mislabels"))
+    page.get_by_role("heading", name="Mislabels").first.wait_for()
     view.tiles(SUSPECTS).first.wait_for()
     view.settle()
     box = page.get_by_label("Images to flag", exact=True)
@@ -283,7 +283,7 @@ def test_back_undoes_the_last_choice_on_every_page(server: Server, watched: Open
     shows(None, chosen, square)
     count(view, SUSPECTS, len(detection(small).flagged))
     page.go_back()
-    page.get_by_role("heading", name="Explain", exact=True).wait_for()
+    page.get_by_role("heading", name="Explain", exact=True).first.wait_for()
     shows(None, chosen, square)
     assert sorted(view.ids(MISTAKES)) == inside
     assert page.get_by_label("Test image", exact=True).input_value() == str(chosen)
@@ -410,8 +410,8 @@ def test_the_panel_of_a_tile_tells_what_is_known(server: Server, watched: Open, 
     page.keyboard.press("Escape")
     panel.wait_for(state="detached")
     wait_for(page, "image", None)
-    view.page.get_by_label("The test image").locator(".tile").click()
-    page.get_by_role("dialog", name=f"Test image {test_id}").wait_for()
+    view.press(view.page.get_by_label("The test image").locator(".tile"))
+    page.get_by_role("dialog", name=f"Test image {test_id}").first.wait_for()
     view.settle()
     assert dict(facts(view))["file"] == "held in memory"
     assert view.problems == []
@@ -423,7 +423,7 @@ def test_a_link_to_a_picture_opens_its_panel(page: str, server: Server, watched:
     view.open(f"{server.url}/{page}?estimator=lastlayer&image=train-17", wait_for="[role=dialog] img")
     assert view.page.get_by_role("dialog", name="Training image 17").is_visible()
     assert ["id", "train-000017"] in facts(view)
-    view.page.get_by_role("dialog").get_by_role("button", name="Close").click()
+    view.press(view.page.get_by_role("dialog").get_by_role("button", name="Close"))
     wait_for(view.page, "image", None)
     assert view.problems == []
 
@@ -495,10 +495,10 @@ def test_another_study_leaves_nothing_of_the_former(server: Server, watched: Ope
         }""",
         sorted(data),
     )
-    page.get_by_test_id("stSidebar").get_by_role("combobox", name="Study").click()
+    view.press(page.get_by_test_id("stSidebar").get_by_role("combobox", name="Study"))
     page.get_by_role("option", name=re.compile(r"digits\W*$")).click()
     wait_for(page, "run", "digits")
-    page.get_by_text(f"of {len(demo.test)} test images are misclassified").wait_for()
+    page.get_by_text(f"of {len(demo.test)} test images are misclassified").first.wait_for()
     now = page.evaluate(
         """data => [...document.querySelectorAll('[data-testid=stBidiComponentIsolated]')]
           .flatMap(e => [...(e.shadowRoot ?? e).querySelectorAll('.tile img')])
@@ -526,20 +526,20 @@ def test_what_is_slow_says_so_waits_for_a_click_and_can_be_stopped(
     start.wait_for()
     assert "nobody knows how long" in words(view)
     assert view.tiles("Unhurried: most harmful training images").count() == 0
-    start.click()
+    view.press(start)
     stop = page.get_by_role("button", name="Stop")
     stop.first.wait_for()
-    page.get_by_text(re.compile(r"waiting · \d+ of 600")).wait_for()
+    page.get_by_text(re.compile(r"waiting · \d+ of 600")).first.wait_for()
     expected = influence(small, "lastlayer", test_id).harmful(test_id, 5)["train_id"].tolist()
     other.open(f"{server.url}/explain?estimator=lastlayer&test={test_id}", wait_for=".tile")
     other.shows(row("lastlayer", "harmful"), expected)
     assert stop.first.is_visible()  # the slow one is still at it
     stop.first.click()
-    page.get_by_text("Unhurried was stopped.").wait_for()
-    page.get_by_role("button", name="Resume").click()
-    page.get_by_text(re.compile(r"waiting · \d+ of 600")).wait_for()
+    page.get_by_text("Unhurried was stopped.").first.wait_for()
+    view.press(page.get_by_role("button", name="Resume"))
+    page.get_by_text(re.compile(r"waiting · \d+ of 600")).first.wait_for()
     page.get_by_test_id("stSidebar").get_by_role("link", name="Overview").click()  # and left while it runs
-    page.get_by_role("heading", name="Why did the model get this wrong?").wait_for()
+    page.get_by_role("heading", name="Why did the model get this wrong?").first.wait_for()
     view.open(f"{server.url}/explain?estimator=lastlayer&test={test_id}", wait_for=".tile")
     view.shows(row("lastlayer", "harmful"), expected)
     assert [*view.problems, *other.problems] == []
@@ -595,20 +595,20 @@ def test_from_flagged_images_and_a_mistake_to_what_training_shows(slow: Slow, wa
     view.open(f"{slow.url}/relabel?estimator=lastlayer&seeds=2&rows=differs", wait_for=".st-key-measure")
     table = ic.applications.relabel(study, estimator)
     table = table[table["is_label_issue"] & (table["given_label"] != table["suggested_label"])]
-    page.get_by_text("Train again with these").wait_for()
-    page.get_by_role("button", name="Apply and measure").click()
-    page.get_by_role("button", name="Stop").wait_for()
+    page.get_by_text("Train again with these").first.wait_for()
+    view.press(page.get_by_role("button", name="Apply and measure"))
+    page.get_by_role("button", name="Stop").first.wait_for()
     job = slow.job("Apply and measure: 8 trainings of 120 images")
     until(lambda: job.row.step == "2 of 8 trainings")
-    page.get_by_text("2 of 8 trainings").wait_for()
+    page.get_by_text("2 of 8 trainings").first.wait_for()
     page.reload()  # it is found under way
-    page.get_by_role("button", name="Stop").click()
-    page.get_by_text("was stopped after").wait_for()
+    view.press(page.get_by_role("button", name="Stop"))
+    page.get_by_text("was stopped after").first.wait_for()
     assert job.state == "cancelled"
     before = slow.trained()
     assert 2 <= len(before) < 8
-    page.get_by_role("button", name="Resume").click()
-    page.get_by_text("Gain on the test set").wait_for(timeout=180_000)
+    view.press(page.get_by_role("button", name="Resume"))
+    page.get_by_text("Gain on the test set").first.wait_for(timeout=180_000)
     after = slow.trained()
     assert len(after) == 8
     assert before.items() <= after.items()
@@ -622,7 +622,7 @@ def test_from_flagged_images_and_a_mistake_to_what_training_shows(slow: Slow, wa
     test_id = int(study.misclassified()[0])
     view.open(f"{slow.url}/explain?estimator=lastlayer&test={test_id}&seeds=2", wait_for=".tile")
     view.quiet()
-    page.get_by_role("link", name="What if the harmful ones were left out?").click()
+    view.press(page.get_by_role("link", name="What if the harmful ones were left out?"))
     wait_for(page, "set", "harmful")
     page.get_by_role("spinbutton", name="How many").fill("6")
     page.keyboard.press("Enter")
@@ -639,17 +639,17 @@ def test_from_flagged_images_and_a_mistake_to_what_training_shows(slow: Slow, wa
         if len(flipped):
             assert set(view.ids(label)) == set(flipped.tolist())
     assert page.get_by_text("has been checked by training so far").count() == 1
-    page.get_by_role("button", name="Verify").click()
-    page.get_by_role("button", name="Stop").wait_for()
+    view.press(page.get_by_role("button", name="Verify"))
+    page.get_by_role("button", name="Stop").first.wait_for()
     job = slow.job("Verify: 4 trainings of up to 120 images")
-    main.get_by_role("link", name="Job").click()
-    page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("button", name="Resume").wait_for()
+    view.press(main.get_by_role("link", name="Job"))
+    view.press(page.get_by_role("button", name="Cancel"))
+    page.get_by_role("button", name="Resume").first.wait_for()
     assert job.state == "cancelled"
-    page.get_by_role("button", name="Resume").click()
-    page.get_by_role("button", name="Cancel").wait_for()
-    main.get_by_role("link", name="Open").click()
-    page.get_by_text("The prediction was").wait_for(timeout=180_000)
+    view.press(page.get_by_role("button", name="Resume"))
+    page.get_by_role("button", name="Cancel").first.wait_for()
+    view.press(main.get_by_role("link", name="Open"))
+    page.get_by_text("The prediction was").first.wait_for(timeout=180_000)
     view.settle()
     assert (in_url(page, "set"), in_url(page, "count"), in_url(page, "test")) == ("harmful", "6", str(test_id))
     (receipt,) = [r for r in ic.applications.receipts(store) if r.key == found.receipt.key]
@@ -661,6 +661,6 @@ def test_from_flagged_images_and_a_mistake_to_what_training_shows(slow: Slow, wa
     assert page.get_by_text(said).count() == 1
     other = watched("dark")
     other.open(page.url, wait_for=".tile")
-    other.page.get_by_text(said).wait_for()
+    other.page.get_by_text(said).first.wait_for()
     assert view.problems == []
     assert other.problems == []
