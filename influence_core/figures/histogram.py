@@ -72,7 +72,8 @@ def score_histogram(scores: Scores, threshold: float | None = None) -> go.Figure
     figure.update_layout(legend=legend, margin={"t": 24})
     figure.update_yaxes(title="images", dtick=1 if tallest <= _FEW else None)  # else there are halves of images
     name = f"{scores.name} score" + (" (logarithmic)" if logarithmic else "")
-    figure.update_xaxes(title={"text": name, "standoff": 4}, range=[edges[0] - spare, edges[-1] + spare])
+    shown = [edges[0] - spare, edges[-1] + spare]
+    figure.update_xaxes(title={"text": name, "standoff": 4}, range=shown, exponentformat="power")
     if logarithmic:
         ticks = np.arange(np.floor(edges[0]), np.ceil(edges[-1]) + 1)
         ticks = ticks[:: max(1, len(ticks) // 8)]

@@ -25,13 +25,14 @@ def likely(shown: ic.applications.Detection) -> None:
     st.markdown("**How likely is a label wrong?**")
     left, right = st.columns(2, gap="medium")
     left.markdown(as_text(how_known(shown)))
+    budgets = ic.applications.budgets(shown)
     left.dataframe(
-        ic.applications.budgets(shown),
+        budgets.assign(**{name: 100 * budgets[name] for name in ("expected", "true") if name in budgets}),
         hide_index=True,
         column_config={
             "images": st.column_config.NumberColumn("images checked", format="localized"),
-            "expected": st.column_config.NumberColumn("expected wrong", format="percent"),
-            "true": st.column_config.NumberColumn("really wrong", format="percent"),
+            "expected": st.column_config.NumberColumn("expected wrong", format="%.1f %%"),
+            "true": st.column_config.NumberColumn("really wrong", format="%.1f %%"),
         },
         key="budgets",
     )

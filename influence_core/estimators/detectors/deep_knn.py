@@ -10,20 +10,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from influence_core.batches import id_batches
 from influence_core.errors import InvalidInput
 from influence_core.estimators.base import Estimator
 from influence_core.estimators.detectors.features import Layer, features_before, features_width, lacking_features
 from influence_core.estimators.work import Work
 from influence_core.models import layer_inputs, model_outputs
 from influence_core.pieces import piece
-from influence_core.progress import track
+from influence_core.progress import tick, track
 from influence_core.study import Study
-from influence_core.threads import uninterrupted
 from influence_core.training import Checkpoint
 
-NEIGHBOUR_FACTOR = 50
+NEIGHBOUR_FACTOR = 10
 """Multiply-adds of a neighbour search over those of all distances, at the speed of a matrix product."""
+
+_BLOCK_BYTES = 32 * 2**20
+"""Of the distances of some images to all others."""
 
 
 @dataclass
@@ -109,18 +110,16 @@ class DeepKNN(Estimator):
 
     def _votes(self, features: Tensor, labels: Tensor, classes: int) -> Tensor:
         """Share of each label among the neighbours, float64 [N, K]."""
-        with uninterrupted():
-            from sklearn.neighbors import NearestNeighbors
-
-        rows = features.flatten(1).cpu().double().numpy()
-        search = NearestNeighbors(n_neighbors=self.k_ + 1).fit(rows)
+        rows, size = features.flatten(1).double(), len(labels)
+        labels = labels.to(rows.device)
         found = []
-        for ids in id_batches(len(rows)):
-            neighbours = torch.from_numpy(search.kneighbors(rows[ids.numpy()], return_distance=False))
-            counts = neighbours != ids[:, None]
-            counts[counts.all(1), -1] = False  # copies of an image can crowd it out of its own neighbourhood
-            votes = torch.zeros(len(ids), classes, dtype=torch.float64)
-            found.append(votes.scatter_add_(1, labels[neighbours], counts.double()) / self.k_)
+        for ids in torch.arange(size, device=rows.device).split(max(1, _BLOCK_BYTES // (size * rows.element_size()))):
+            distances = torch.cdist(rows[ids], rows)
+            distances[torch.arange(len(ids)), ids] = torch.inf  # no neighbour of itself
+            neighbours = labels[distances.topk(self.k_, largest=False, sorted=False).indices]
+            votes = torch.zeros(len(ids), classes, dtype=torch.float64, device=rows.device)
+            found.append(votes.scatter_add_(1, neighbours, votes.new_ones(neighbours.shape)).cpu() / self.k_)
+            tick()
         return torch.cat(found)
 
     def _mislabel_scores(self) -> Tensor:
