@@ -109,7 +109,8 @@ if choice.label is not None:
     if not len(mine):
         st.info("No training image of this class. Choose another class.", icon=":material/check:")
         st.stop()
-judged = [cut] + [q.answer.budget(count) for q in questions[1:] if q.answer is not None]
+others = [q.answer for q in questions[1:]]  # as they are now: what comes while the page is drawn is in no curve
+judged = [cut] + [other.budget(count) for other in others if other is not None]
 if choice.label is not None:
     judged = [found.within(mine) for found in judged]
 shown = judged[0]
@@ -187,8 +188,9 @@ last.plotly_chart(
     selection_mode="points",
     config=QUIET,
 )
-for other, question in zip(choice.detectors[1:], questions[1:], strict=True):
-    panels.answered(question, f"compare_{other}")
+for question, other in zip(questions[1:], others, strict=True):
+    if other is None and panels.answered(question, f"compare_{question.name}"):
+        st.rerun()
 panels.caveats(whole.scores)
 likely.likely(shown)
 

@@ -27,12 +27,12 @@ def likely(shown: ic.applications.Detection) -> None:
     left.markdown(as_text(how_known(shown)))
     budgets = ic.applications.budgets(shown)
     left.dataframe(
-        budgets.assign(**{name: 100 * budgets[name] for name in ("expected", "true") if name in budgets}),
+        budgets.style.format({"expected": "{:.1%}", "true": "{:.1%}"}, subset=budgets.columns[1:]),
         hide_index=True,
         column_config={
             "images": st.column_config.NumberColumn("images checked", format="localized"),
-            "expected": st.column_config.NumberColumn("expected wrong", format="%.1f %%"),
-            "true": st.column_config.NumberColumn("really wrong", format="%.1f %%"),
+            "expected": st.column_config.NumberColumn("expected wrong"),
+            "true": st.column_config.NumberColumn("really wrong"),
         },
         key="budgets",
     )

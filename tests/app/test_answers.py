@@ -161,6 +161,28 @@ def test_curves_of_other_estimators_flag_as_many(demo: ic.Study) -> None:
     assert gallery(app, "flagged")["id"] == detection(demo).scores.top(k=50)["train_id"].tolist()  # by the first
 
 
+def test_a_curve_that_comes_while_the_page_is_drawn_is_drawn(
+    nothing_kept: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    votes, roc = ic.estimators.DeepKNN._votes, ic.figures.roc
+
+    def late(*arguments: Any) -> Any:
+        assert gate.wait(LONG)
+        return votes(*arguments)
+
+    def drawn(detections: Any) -> Any:
+        gate.set()
+        work.wait(list(work._tasks.values()), LONG)
+        return roc(detections)
+
+    monkeypatch.setattr(ic.estimators.DeepKNN, "_votes", late)
+    monkeypatch.setattr(ic.figures, "roc", drawn)
+    app = begun("mislabels.py", estimator=f"{QUICK},deepknn", flag="50")
+    assert gate.is_set()
+    assert "deepknn" in app.get("plotly_chart")[0].proto.spec
+
+
 def test_estimators_side_by_side_share_their_passes(nothing_kept: None, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     sweeping = sys.modules["influence_core.gradients.sweep"]  # the name is a function in the package
