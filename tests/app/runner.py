@@ -38,7 +38,7 @@ def settled(app: AppTest) -> AppTest:
     while tasks := [task for task in list(work._tasks.values()) if task.under_way]:
         work.wait(tasks, LONG)
         app.run()
-    return app
+    return app.run() if app.get("progress") else app  # what was under way when it was drawn may have ended since
 
 
 def start(page: str, **query: str) -> AppTest:
