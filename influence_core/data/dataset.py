@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from influence_core.data.encoded import EncodedImages
 from influence_core.data.labels import check_labels, label_tensor, read_labels
@@ -447,7 +447,7 @@ def wrap(dataset: Dataset[Any], name: str, class_names: Sequence[str] | None = N
     Args:
         dataset: a map-style dataset of ``(input tensor, label)``.
         name: what messages call it ("train").
-        class_names: names to use where the dataset has none of its own.
+        class_names: names to use where the dataset has none of its own that say otherwise, see ``names_of``.
 
     Returns:
         The dataset, wrapped.
@@ -459,8 +459,32 @@ def wrap(dataset: Dataset[Any], name: str, class_names: Sequence[str] | None = N
             dataset.class_names = list(class_names or ()) if nameless else dataset.class_names
             dataset.name = name if dataset.name == "data" else dataset.name
         return dataset
-    names = class_names if class_names is not None else getattr(dataset, "classes", None)
-    return LabelledDataset(dataset, class_names=names, name=name)
+    return LabelledDataset(dataset, class_names=names_of(dataset, class_names), name=name)
+
+
+def names_of(dataset: Any, given: Sequence[str] | None) -> list[str] | None:
+    """The class names of a dataset that is to be read beside another one.
+
+    Args:
+        dataset: any; a ``Subset`` has the names of what it is of.
+        given: those of the other one, such as the training set.
+
+    Returns:
+        ``given``, unless the dataset has names of its own by which a label would mean something else: such as one
+        folder fewer, so that the folders after it have other numbers. Then those, and the two do not go together.
+    """
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    own = getattr(dataset, "classes", getattr(dataset, "class_names", None))
+    if not isinstance(own, list | tuple) or not own:
+        return None if given is None else list(given)
+    own = [str(name) for name in own]
+    if given is None:
+        return own
+    known = {name: place for place, name in enumerate(given)}
+    same = all(known.get(name, place) == place for place, name in enumerate(own))
+    renamed = len(own) == len(known) or all(name in known for name in own)
+    return list(given) if same and renamed else own
 
 
 def places_among(own: Sequence[int], known: Sequence[int]) -> list[int] | None:

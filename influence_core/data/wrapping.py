@@ -24,7 +24,7 @@ def wrap(dataset: Dataset[Any], name: str, class_names: Sequence[str] | None = N
     Args:
         dataset: a map-style dataset.
         name: what messages call it ("train").
-        class_names: names to use where the dataset has none of its own.
+        class_names: names to use where the dataset has none of its own that say otherwise, see ``names_of``.
 
     Returns:
         The dataset, wrapped.
@@ -33,8 +33,7 @@ def wrap(dataset: Dataset[Any], name: str, class_names: Sequence[str] | None = N
         return dataset.called(name, class_names)
     if isinstance(dataset, LabelledDataset) or not _is_general(dataset):
         return labelled.wrap(dataset, name, class_names)
-    names = class_names if class_names is not None else getattr(dataset, "classes", None)
-    return SampleSet(dataset, class_names=names, name=name)
+    return SampleSet(dataset, class_names=labelled.names_of(dataset, class_names), name=name)
 
 
 def _is_general(dataset: Any) -> bool:

@@ -191,6 +191,33 @@ def test_names_of_classes():
     assert named.test.class_names == ["a", "b", "c"]
 
 
+class Foldered(torch.utils.data.Dataset):
+    """As torchvision's ImageFolder: a label is the place of its folder."""
+
+    def __init__(self, classes):
+        self.classes, self.inputs = classes, images().batch(range(24))[0]
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        return self.inputs[index], index % len(self.classes)
+
+
+@pytest.mark.parametrize("part", [lambda data: data, lambda data: torch.utils.data.Subset(data, [0, 1, 5])])
+@pytest.mark.parametrize("classes", [["cat", "fish"], ["fish", "dog", "cat"], ["a", "b"]])
+def test_a_part_whose_labels_mean_other_classes_is_refused(part, classes):
+    train = Foldered(["cat", "dog", "fish"])
+    with pytest.raises(InvalidInput, match=f"test set has the classes {', '.join(classes)}, the train set cat, dog, f"):
+        ic.Study(net(), train, part(Foldered(classes)))
+
+
+@pytest.mark.parametrize("classes", [["cat", "dog"], ["cat", "dog", "fish"], ["n01", "n02", "n03"]])
+def test_a_part_with_some_of_the_classes_or_other_words_for_them_has_the_names_of_the_training_set(classes):
+    made = ic.Study(net(), Foldered(["cat", "dog", "fish"]), Foldered(classes))
+    assert made.test.class_names == ["cat", "dog", "fish"]
+
+
 def test_half_precision_weights_have_a_fingerprint():
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to(torch.bfloat16)
     made = ic.Study(model, images(dtype=torch.bfloat16), images(dtype=torch.bfloat16), trajectory=trajectory_of(model))
