@@ -37,8 +37,8 @@ def way(samples: int, outputs: int, size: int, itemsize: int, memory_mib: float 
         memory_mib: what may be kept.
 
     Returns:
-        "jacobians" for ``[N, K, P]``, "matrix" for ``[P, P]``, "stream" where neither fits and every product passes
-        over the data.
+        "jacobians" for ``[N, K, P]``, beside which lies the curvature at the outputs ``[N, K, K]``, "matrix" for
+        ``[P, P]``, "stream" where neither fits and every product passes over the data.
 
     Example:
         >>> way(1000, 10, 14_458, 4), way(60_000, 10, 3_000, 4), way(50_000, 10, 11_000_000, 4)
@@ -47,7 +47,7 @@ def way(samples: int, outputs: int, size: int, itemsize: int, memory_mib: float 
     room = memory_mib * 2**20 / itemsize
     if size <= DENSE and size * size <= room:
         return "matrix"
-    if samples * outputs * size <= room:
+    if samples * outputs * (size + outputs) <= room:
         return "jacobians"
     return "matrix" if size <= LARGEST_DENSE and size * size <= room else "stream"
 

@@ -143,11 +143,11 @@ def output_product(loss: Loss, outputs: Tensor, labels: Any, change: Tensor) -> 
         change: ``[B, K]``.
 
     Returns:
-        ``[B, K]``. Of outputs ``[B, K]`` the matrices ``[B, K, K]`` are formed; of others, which may be long sequences,
-        they are not.
+        ``[B, K]``; the matrices ``[B, K, K]`` are not formed.
     """
-    if outputs.dim() == 2:
-        return torch.einsum("bij,bj->bi", output_hessian(loss, outputs, labels), change)
+    if loss is cross_entropy and outputs.dim() == 2:
+        p = outputs.detach().softmax(1)
+        return p * (change - (p * change).sum(1, keepdim=True))
     with torch.inference_mode(False), torch.enable_grad():
         leaf = outputs.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(leaf, labels).sum(), leaf, create_graph=True)

@@ -121,7 +121,7 @@ def multiplied(
         batches = math.ceil(samples / PRODUCT_BATCH)
         streamed = Work(plain=samples * (1 + VECTOR_SHARE * vectors), steps=batches * (1 + vectors), held=directions)
         return count * streamed
-    entries = samples * outputs * size
+    entries = samples * outputs * (size + outputs)
     first = Work() if again else Work(forward=samples, backward=outputs * samples, sweeps=1)
     if chosen == "matrix":
         algebra = (0.0 if again else float(entries) * size) + float(count) * vectors * size**2

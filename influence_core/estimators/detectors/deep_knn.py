@@ -20,8 +20,9 @@ from influence_core.progress import tick, track
 from influence_core.study import Study
 from influence_core.training import Checkpoint
 
-NEIGHBOUR_FACTOR = 10
-"""Multiply-adds of a neighbour search over those of all distances, at the speed of a matrix product."""
+PAIR, PRODUCT = 750, 2
+"""Multiply-adds for each pair of images, at the speed of a matrix product: to choose among the distances, and for each
+feature, in float64."""
 
 _BLOCK_BYTES = 32 * 2**20
 """Of the distances of some images to all others."""
@@ -82,7 +83,7 @@ class DeepKNN(Estimator):
     def _fit_work(self, study: Study) -> Work:
         train, width = len(study.train), features_width(study, self.layer)
         models = max(1, min(self.last, len(study.trajectory or ())))
-        return models * Work(forward=train, algebra=NEIGHBOUR_FACTOR * train**2 * width)
+        return models * Work(forward=train, algebra=train**2 * (PAIR + PRODUCT * width))
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work:
         return Work()  # all is done in fit

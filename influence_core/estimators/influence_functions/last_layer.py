@@ -183,10 +183,11 @@ class LastLayer(InfluenceFunction):
     def _fit_work(self, study: Study) -> Work:
         train, classes = len(study.train), study.num_outputs
         width = self._width(study)
-        held = 8.0 * (train * (width + 2 * classes) + 2 * (classes * width) ** 2)
-        products = Work(algebra=train * classes * (classes + 1) / 2 * width**2, held=held)
-        if classes * width <= CHOLESKY_SIZE:
-            products += Work(algebra=(classes * width) ** 3 / 3)
+        size, rows = classes * width, 8.0 * train * (width + 2 * classes)
+        products = Work(held=rows)
+        if size <= CHOLESKY_SIZE:
+            algebra = train * classes * (classes + 1) / 2 * width**2 + size**3 / 3
+            products = Work(algebra=algebra, held=rows + 16.0 * size**2)
         return Work(forward=train) + products + swept(min(train, COVERAGE_SAMPLES))
 
     def _call_work(self, study: Study, what: str, tests: int) -> Work:
