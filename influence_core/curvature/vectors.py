@@ -44,7 +44,7 @@ def flatten(vectors: Mapping[str, Tensor], shapes: Shapes) -> Tensor:
             raise InvalidInput(
                 f"the vectors' {name!r} has shape {tuple(vectors[name].shape)}, expected [R, *{tuple(shape)}]"
             )
-    return torch.cat([vectors[name].flatten(1) for name in shapes], dim=1)
+    return torch.cat([vectors[name].reshape(len(vectors[name]), -1) for name in shapes], dim=1)
 
 
 def unflatten(rows: Tensor, shapes: Shapes) -> Vectors:

@@ -120,7 +120,8 @@ def parameter_change_is_the_influence(subject: Subject) -> None:
     estimator = subject.make().fit(study)
     change = estimator.parameter_change([0, 5])
     gradients = per_sample_gradients(study.model, study.loss, study.test)
-    slopes = sum((gradients[name] * delta).flatten(1).sum(1).double() for name, delta in change.items())
+    moved = [gradients[name] * delta for name, delta in change.items()]
+    slopes = sum(products.reshape(len(products), -1).sum(1).double() for products in moved)
     expected = estimator.influence().group([0, 5]).double()
     why = "the gradients of the test losses were multiplied with the change of the weights"
     assert_same({"influence": torch.as_tensor(slopes)}, {"influence": expected}, max(subject.tolerance, 1e-6), why)

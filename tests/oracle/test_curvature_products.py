@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import influence_core as ic
 from influence_core.curvature import (
     Fisher,
     GaussNewton,
@@ -255,3 +256,29 @@ def test_vectors():
         flatten({"a": torch.zeros(5, 2, 3)}, shapes)
     with pytest.raises(InvalidInput, match=r"\[R, 10\]"):
         unflatten(torch.zeros(5, 9), shapes)
+
+
+class Tempered(nn.Module):
+    """Logits times a number that is learnt, as CLIP's."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.model, self.scale = mlp(1), nn.Parameter(torch.full(shape, 0.7, dtype=torch.float64))
+
+    def forward(self, inputs):
+        return self.model(inputs) * self.scale
+
+
+@pytest.mark.parametrize("name", ["conjugategradient", "lissa", "samif", "samhif", "arnoldi", "datainf", "gif"])
+def test_a_parameter_without_axes_is_one_number(name):
+    found = []
+    for shape in ((), (1,)):
+        study = ic.Study(Tempered(shape), DATA, points(6, 2), points(6, 3), weight_decay=0.1)
+        estimator = ic.estimators.get(name).fit(study)
+        moved = estimator.parameter_change([0, 3]) if "parameter_change" in estimator.gives() else {}
+        one = [moved[key].flatten() for key in sorted(moved)]
+        one += [estimator.influence().values.flatten()] if "influence" in estimator.gives() else []
+        one += [estimator.self_influence().values] if "self_influence" in estimator.gives() else []
+        found.append(torch.cat([part.double() for part in one]))
+    assert len(found[0])
+    assert relative(*found) < 1e-9

@@ -96,7 +96,8 @@ class MeanOfInverses(InverseCurvature):
             some = per_sample_gradients(self.model, self.loss, self.data.subset(ids))
             pairs = _SquaredProducts(some, self.norms, shifts)
             sweep(self.model, self.loss, self.data, [pairs])
-            own = [(g.flatten(1).square().sum(1) - pairs.sums[name] / size) / shifts[name] for name, g in some.items()]
+            squares = {name: g.reshape(len(g), -1).square().sum(1) for name, g in some.items()}
+            own = [(square - pairs.sums[name] / size) / shifts[name] for name, square in squares.items()]
             parts.append(torch.stack(own).sum(0))
         return torch.cat(parts)
 

@@ -123,7 +123,7 @@ class InfluenceFunction(Estimator):
         """Self-influence with one solve for each training image, in blocks."""
 
         def own(gradients: Vectors, solved: Vectors) -> Vectors:
-            products = [(g * solved[name]).flatten(1).sum(1) for name, g in gradients.items()]
+            products = [(g * solved[name]).reshape(len(g), -1).sum(1) for name, g in gradients.items()]
             return {"own": torch.stack(products).sum(0)}
 
         parts, facts = self._blocks("train", self._scored_ids, f"{self.title}: self-influence", own)
