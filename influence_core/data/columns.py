@@ -47,15 +47,16 @@ class Table:
         return pa.types.is_string(self.columns[name].type) or pa.types.is_large_string(self.columns[name].type)
 
 
-def read_table(path: Path, wanted: Sequence[str]) -> Table:
+def read_table(path: Path, wanted: Sequence[str], numbers: Sequence[str] = ()) -> Table:
     """Read columns of a table.
 
     Args:
         path: ``.csv``, ``.tsv``, ``.arrow``, ``.feather`` or ``.ipc``; anything else has to be Parquet.
         wanted: names of columns.
+        numbers: those that are integers in a CSV where each cell is one; the others stay as they are written there.
 
     Returns:
-        The columns. Those of a CSV are texts, or integers where each cell is digits.
+        The columns.
 
     Raises:
         InvalidInput: if there is no such file or column, or the file is none of these.
@@ -63,9 +64,11 @@ def read_table(path: Path, wanted: Sequence[str]) -> Table:
     if not path.is_file():
         raise InvalidInput(f"there is no file {path}")
     kind = path.suffix.lower()
-    read = _csv if kind in (".csv", ".tsv") else _arrow if kind in (".arrow", ".feather", ".ipc") else _parquet
-    sha256 = sha256_of(path)
-    columns = read(path, list(dict.fromkeys(wanted)))
+    names, sha256 = list(dict.fromkeys(wanted)), sha256_of(path)
+    if kind in (".csv", ".tsv"):
+        columns = _csv(path, names, numbers)
+    else:
+        columns = (_arrow if kind in (".arrow", ".feather", ".ipc") else _parquet)(path, names)
     if not len(next(iter(columns.values()))):
         raise InvalidInput(f"{path} has no rows")
     return Table(path, columns, sha256)
@@ -167,7 +170,7 @@ def _arrow(path: Path, wanted: list[str]) -> dict[str, Any]:
     return {column: _decoded(table[column]) for column in wanted}
 
 
-def _csv(path: Path, wanted: list[str]) -> dict[str, Any]:
+def _csv(path: Path, wanted: list[str], numbers: Sequence[str]) -> dict[str, Any]:
     import pandas as pd
     import pyarrow as pa
 
@@ -182,7 +185,8 @@ def _csv(path: Path, wanted: list[str]) -> dict[str, Any]:
     columns = {}
     for name in wanted:
         cells = frame[name].tolist()
-        digits = bool(cells) and all(cell.isascii() and cell.isdigit() and len(cell) < 10 for cell in cells)
+        number = [cell.isascii() and cell.isdigit() and len(cell) < 10 for cell in cells]
+        digits = name in numbers and bool(cells) and all(number)
         columns[name] = pa.chunked_array([pa.array([int(c) for c in cells] if digits else cells)])
     return columns
 

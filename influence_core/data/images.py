@@ -51,6 +51,8 @@ def image_folder(
     """
     root = checked_path(path)
     folders = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".") if root.is_dir() else []
+    if not root.is_dir():
+        raise InvalidInput(f"there is no folder {root}")
     if not folders:
         raise InvalidInput(f"{root} has no sub-folders: one folder per class is needed, as in {root}/cat/001.png")
     classes = list(class_names) if class_names is not None else folders

@@ -69,7 +69,7 @@ def image_table(
         raise InvalidInput('split names the column and splits what to take of it: split="split", splits="train"')
     named = {"label": label, "true_label": true_label, "sample_id": sample_id, "split": split, "filepath": filepath}
     wanted = [file, *(column for column in named.values() if column is not None)]
-    table = read_table(path, wanted)
+    table = read_table(path, wanted, [column for column in (label, true_label) if column is not None])
     chosen = [splits] if isinstance(splits, str) else None if splits is None else list(splits)
     rows = np.arange(len(table)) if split is None or chosen is None else _rows(table, split, chosen)
     way = preprocessing(transform, size, mean, std, name)

@@ -333,8 +333,11 @@ def test_sixteen_bits_a_pixel_are_not_cut_off(tmp_path):
 
 
 def test_image_folder_refuses(folder, tmp_path):
-    with pytest.raises(InvalidInput, match="nothing has no sub-folders"):
+    with pytest.raises(InvalidInput, match=r"there is no folder .*nothing"):
         image_folder(tmp_path / "nothing")
+    (tmp_path / "flat").mkdir()
+    with pytest.raises(InvalidInput, match="flat has no sub-folders"):
+        image_folder(tmp_path / "flat")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     with pytest.raises(InvalidInput, match="holds no picture"):
         image_folder(tmp_path / "empty")

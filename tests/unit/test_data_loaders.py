@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import sys
 import types
 
@@ -121,6 +122,21 @@ def test_paths_from_another_folder(root, tmp_path):
     assert len(image_table(path, root=root.parent)) == 12
     table["file"] = [str(root.parent / file) for file in table["file"]]
     assert len(image_table(write(table, path))) == 12
+
+
+def test_digits_that_are_no_numbers_stay_as_they_are_written(root):
+    table = frame(root)
+    kept = [f"{row:05}" for row in range(12)]
+    for name, file in zip(kept, table["file"], strict=True):
+        shutil.copy(root.parent / file, root.parent / name)
+    table = table.assign(id=kept, part=["02", "2"] * 6, copy=kept, number=["7"] * 12)
+    path = write(table, root.parent / "t.csv")
+    data = image_table(path, file="copy", sample_id="id", split="part", splits="02")
+    assert data.sample_ids == kept[::2]
+    with pytest.raises(InvalidInput, match="says '3'; it says 02, 2"):
+        image_table(path, split="part", splits="3")
+    with pytest.raises(InvalidInput, match="sample 0 has label 7"):  # a label is a number
+        image_table(path, label="number", class_names=["a"])
 
 
 def test_names_of_classes_that_look_like_something_else(root):
