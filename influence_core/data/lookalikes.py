@@ -1,7 +1,8 @@
 """Samples that look alike: exact copies, and copies that were scaled, brightened or compressed anew.
 
-A sample is boiled down to a grey picture of at most 16 x 16 pixels, without its mean and its contrast. Two samples are
-alike if these agree almost wholly; pictures of one thing, and handwritten digits of one kind, agree much less.
+A sample is boiled down to a grey picture of at most 16 x 16 pixels, without its mean and its contrast. Two samples may
+be alike if these agree almost wholly; pictures of one thing, and handwritten digits of one kind, agree much less. Drawn
+shapes and logos agree too, in whatever colours: so the samples themselves are then compared, all channels and pixels.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ SIDE = 16
 LIKENESS = 0.99
 """Correlation from which two pictures are one: a JPEG of quality 30 keeps 0.995 with what it was made of."""
 
+WHOLE = 0.9
+"""Correlation of all numbers from which two such samples are one. CIFAR-10 pictures as JPEG of quality 10, brighter,
+with half the colour or half as large have more, where they are as alike as ``LIKENESS`` says; drawings of one shape in
+other colours have 0.7 to 0.85."""
+
 FINE = 100
 """Pixels below which a correlation says too little, so that only equal samples count."""
 
@@ -36,11 +42,13 @@ class Pictures:
     """Small grey pictures of some samples, made once and compared often.
 
     Attributes:
+        data: the samples.
         ids: of the samples, int64 [n].
         rows: one unit vector each, [n, pixels]; zero for a picture of one colour.
         keys: equal for samples with equal inputs, int64 [n].
     """
 
+    data: LabelledDataset
     ids: Tensor
     rows: Tensor
     keys: Tensor
@@ -76,8 +84,8 @@ def small_pictures(data: LabelledDataset, ids: Sequence[int] | Tensor | None = N
         flat = norms <= 1e-4 * grey.flatten(1).abs().amax(1, keepdim=True).nan_to_num(0.0, 0.0, 0.0).clamp_min(1e-12)
         rows.append(torch.where(flat, 0.0, small / norms.clamp_min(1e-30)))
     if not rows:
-        return Pictures(chosen, torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64))
-    return Pictures(chosen, torch.cat(rows), torch.cat(keys))
+        return Pictures(data, chosen, torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64))
+    return Pictures(data, chosen, torch.cat(rows), torch.cat(keys))
 
 
 def lookalikes(
@@ -111,7 +119,24 @@ def lookalikes(
         first, last = (alike >= min(least, 2.0)).nonzero(as_tuple=True)
         values = alike[first, last].tolist()
         found += zip(one.ids[some][first].tolist(), second.ids[last].tolist(), values, strict=True)
+    found = [pair for pair, whole in zip(found, _whole(one, second, found), strict=True) if whole >= WHOLE]
     return sorted(found, key=lambda pair: (-pair[2], pair[0], pair[1]))
+
+
+def _whole(one: Pictures, other: Pictures, pairs: Sequence[tuple[int, int, float]]) -> list[float]:
+    """Correlation of all numbers of both samples, of the larger one scaled down; 1 where they are known to be equal."""
+    correlations = []
+    for first, second, likeness in pairs:
+        if likeness == 2.0:
+            correlations.append(1.0)
+            continue
+        a, b = (p.data.batch([i])[0][0].float() for p, i in ((one, first), (other, second)))
+        shape = min(a.shape[-2], b.shape[-2]), min(a.shape[-1], b.shape[-1])
+        a, b = (torch.nn.functional.adaptive_avg_pool2d(x.reshape(1, -1, *x.shape[-2:]), shape)[0] for x in (a, b))
+        if len(a) != len(b):  # grey and colour
+            a, b = a.mean(0), b.mean(0)
+        correlations.append(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]))
+    return correlations
 
 
 def _keys(inputs: Tensor) -> Tensor:

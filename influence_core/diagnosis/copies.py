@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from influence_core.data import LabelledDataset, lookalikes, small_pictures
+from influence_core.data import lookalikes, small_pictures
 from influence_core.diagnosis.finding import Finding
 from influence_core.diagnosis.sample import affordable, spread
 from influence_core.errors import NotSupported
@@ -16,6 +16,9 @@ VALUES = 60_000_000
 
 MOST = 20_000
 _SHOWN = 4
+_LISTED = 12
+_TWICE = "{j for _, j, _ in ic.data.lookalikes(ic.data.small_pictures(train))}"
+_LEAKED = "{i for i, _, _ in ic.data.lookalikes(*map(ic.data.small_pictures, (test, train)))}"
 
 
 def check_copies(study: Study, whole: bool, facts: dict[str, Any]) -> Iterator[Finding]:
@@ -44,9 +47,9 @@ def check_copies(study: Study, whole: bool, facts: dict[str, Any]) -> Iterator[F
             "test-in-training",
             "warning",
             f"{len(tests):,} of {counts[1]:,} test images are in the training set too, {_kinds(leaked)}: "
-            f"{_pairs(leaked, study.test, study.train)}{rest}",
+            f"{_pairs(leaked, study, 'test', 'train')}{rest}",
             "the model may know their labels by heart: the accuracy is too high, and such a copy is the explanation",
-            f"test = test.subset([i for i in range(len(test)) if i not in {_listed(tests)}])",
+            f"test = test.subset([i for i in range(len(test)) if i not in {_listed(tests, _LEAKED)}])",
         )
     if inside:
         labels = study.train.labels
@@ -58,9 +61,10 @@ def check_copies(study: Study, whole: bool, facts: dict[str, Any]) -> Iterator[F
             "training-twice",
             "warning" if apart else "note",
             f"{len(inside):,} pairs of training images are one picture{conflict}, {_kinds(inside)}: "
-            f"{_pairs(shown, study.train, study.train)}{rest}",
-            "one of two different labels is wrong; and the influence of a picture is shared out among its copies",
-            f"train = train.subset([i for i in range(len(train)) if i not in {_listed(later)}])",
+            f"{_pairs(shown, study, 'train', 'train')}{rest}",
+            ("one of two different labels is wrong, and " if apart else "")
+            + "the influence of a picture is shared out among its copies",
+            f"train = train.subset([i for i in range(len(train)) if i not in {_listed(later, _TWICE)}])",
         )
 
 
@@ -70,12 +74,14 @@ def _kinds(pairs: list[tuple[int, int, float]]) -> str:
     return " and ".join(parts)
 
 
-def _pairs(pairs: list[tuple[int, int, float]], one: LabelledDataset, other: LabelledDataset) -> str:
+def _pairs(pairs: list[tuple[int, int, float]], study: Study, one: str, other: str) -> str:
     shown = [
-        f"{one.name} {i} ({one.label_text(i)}) = {other.name} {j} ({other.label_text(j)})" for i, j, _ in pairs[:_SHOWN]
+        f"{one} {i} ({study.split(one).label_text(i)}) = {other} {j} ({study.split(other).label_text(j)})"
+        for i, j, _ in pairs[:_SHOWN]
     ]
     return "; ".join(shown) + (f" and {len(pairs) - _SHOWN:,} more" if len(pairs) > _SHOWN else "")
 
 
-def _listed(ids: list[int]) -> str:
-    return "{" + ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "") + "}"
+def _listed(ids: list[int], found: str) -> str:
+    """A set of ids as Python; of many, where it comes from."""
+    return "{" + ", ".join(map(str, ids)) + "}" if len(ids) <= _LISTED else found

@@ -152,6 +152,33 @@ def test_copies_are_found_however_they_were_changed() -> None:
     assert all(0.99 <= likeness <= 1.0001 for _, _, likeness in found[1:])
 
 
+def test_one_shape_in_other_colours_is_no_copy() -> None:
+    shapes = torch.zeros(2, 3, 40, 40)
+    colours = [((0.9, 0.8, 0.1), (0.2, 0.1, 0.1)), ((0.2, 0.6, 1.0), (0.0, 0.1, 0.3))]
+    for shape, (inside, outside) in zip(shapes, colours, strict=True):
+        shape[:] = torch.tensor(outside)[:, None, None]
+        shape[:, 10:30, 10:30] = torch.tensor(inside)[:, None, None]
+    small = small_pictures(labelled(shapes))
+    assert float(small.rows[0] @ small.rows[1]) > 0.99
+    assert lookalikes(small) == []
+    assert len(lookalikes(small_pictures(labelled(shapes[[0, 0, 1]])))) == 1
+
+
+def test_the_mend_of_copies_leaves_one_of_each() -> None:
+    inputs = noise(60, 16, 3)
+    inputs[41:56] = inputs[:15]  # with the other label
+    data = LabelledDataset(torch.utils.data.TensorDataset(inputs, torch.arange(60) % 2))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 256, 2))
+    study = ic.Study(model, data, data.subset(range(20, 40)))
+    found = {finding.code: finding for finding in ic.doctor(study, calibrate=False).findings}
+    assert found["training-twice"].why.startswith("one of two different labels is wrong")
+    scope = {"ic": ic, "train": study.train, "test": study.test}
+    exec(found["training-twice"].mend, scope)
+    assert len(scope["train"]) == 45
+    exec(found["test-in-training"].mend, scope)
+    assert len(scope["test"]) == 0
+
+
 def test_pairs_within_one_set_come_once() -> None:
     inputs = noise(1100, 16, 0)  # more than one block of rows
     inputs[1050] = inputs[20]
