@@ -18,6 +18,7 @@ from influence_core.applications.ranking import Integers, Ranking
 from influence_core.applications.reliability import Reliability, reliability
 from influence_core.applications.thresholds import heavy_tailed, otsu
 from influence_core.errors import InvalidInput, NotSupported, StaleResult
+from influence_core.estimators.together import EstimatorLike, fitted_on
 from influence_core.scores import Scores
 from influence_core.serving import Link
 from influence_core.study import Study
@@ -282,12 +283,12 @@ class Detection:
         return f"<p>{html.escape(self.scores.name)}: mislabelled images</p><table>{cells}</table>"
 
 
-def detect(study: Study, scores: Scores, threshold: float | None = None, seed: int = 0) -> Detection:
+def detect(study: Study, scores: Scores | EstimatorLike, threshold: float | None = None, seed: int = 0) -> Detection:
     """Judge mislabel scores: where to cut, and how good they are where the truth is known.
 
     Args:
         study: whose training images the scores belong to.
-        scores: "mislabel" or "self_influence" scores of all training images.
+        scores: "mislabel" or "self_influence" scores of all training images; or an estimator, which is asked for them.
         threshold: flag scores above it; Otsu's by default, and one half for probabilities.
         seed: of the bootstrap.
 
@@ -299,6 +300,7 @@ def detect(study: Study, scores: Scores, threshold: float | None = None, seed: i
         InvalidInput: if they do not cover the training set, or the threshold is not finite.
         StaleResult: if they were computed on another study.
     """
+    scores = scores if isinstance(scores, Scores) else fitted_on(study, scores).mislabel_scores()
     if scores.kind not in ("mislabel", "self_influence"):
         raise NotSupported(f"detection needs mislabel or self-influence scores; these are {scores.kind} scores")
     if not torch.equal(scores.train_ids, torch.arange(len(study.train))):

@@ -17,6 +17,7 @@ from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput
 from influence_core.estimators import Estimator, validated_scale
 from influence_core.estimators.changes import DataChange, data_change
+from influence_core.estimators.together import EstimatorLike
 from influence_core.models import model_outputs
 from influence_core.progress import track
 from influence_core.store import Store
@@ -28,7 +29,7 @@ Scale = Literal["trusted", "validation"]
 
 def compare_edits(
     study: Study,
-    estimators: Mapping[str, Estimator] | Sequence[Estimator],
+    estimators: Mapping[str, EstimatorLike] | Sequence[EstimatorLike] | EstimatorLike,
     *,
     remove: int | Sequence[int] | Tensor | None = None,
     relabel: Mapping[int, int | str] | None = None,

@@ -20,6 +20,7 @@ from influence_core.applications.trusted_step import edited_as_far
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators import Estimator
 from influence_core.estimators.changes import data_change
+from influence_core.estimators.together import EstimatorLike, fitted_on
 from influence_core.progress import track
 from influence_core.store import Store, Trainings
 from influence_core.store.retrainings import RECIPE, Retrain
@@ -32,7 +33,7 @@ PURPOSE = "Apply and measure"
 
 def mend(
     study: Study,
-    estimator: Estimator | None = None,
+    estimator: EstimatorLike | None = None,
     decisions: pd.DataFrame | str | Path | None = None,
     *,
     threshold: float | None = None,
@@ -55,7 +56,8 @@ def mend(
 
     Args:
         study: with labels that are classes.
-        estimator: fitted on ``study``; not needed where decisions are given and the model is trained again.
+        estimator: fitted on ``study``, or else fitted here; not needed where decisions are given and the model is
+            trained again.
         decisions: a reviewed table of ``relabel``, or the path of its CSV; without one every suggestion above the
             threshold is taken, unless it is the given label.
         threshold: take the suggestions of mislabel scores above it; Otsu's by default.
@@ -82,10 +84,11 @@ def mend(
         NotSupported: if the estimator or the study does not give what is asked for.
     """
     begun = time.perf_counter()
-    found = plan(study, estimator, decisions, threshold, budget, among, test, by, controls)
+    fitted = None if estimator is None else fitted_on(study, estimator)
+    found = plan(study, fitted, decisions, threshold, budget, among, test, by, controls)
     if by == "edit":
-        assert estimator is not None
-        found_outcomes, weights = _edited(study, estimator, found.arms, seeds)
+        assert fitted is not None
+        found_outcomes, weights = _edited(study, fitted, found.arms, seeds)
     else:
         these = found.wanted(study, seeds)
         found_outcomes, kept = outcomes(study, these, retrain=retrain, store=store, purpose=PURPOSE)
@@ -107,7 +110,7 @@ def mend(
 
 def mending_trainings(
     study: Study,
-    estimator: Estimator | None = None,
+    estimator: EstimatorLike | None = None,
     decisions: pd.DataFrame | str | Path | None = None,
     *,
     threshold: float | None = None,

@@ -19,6 +19,7 @@ from influence_core.applications.trainings import Wanted, wanted
 from influence_core.errors import InvalidInput, NotSupported
 from influence_core.estimators import Estimator
 from influence_core.estimators.changes import checked_ids
+from influence_core.estimators.together import EstimatorLike, fitted_on
 from influence_core.scores import Scores
 from influence_core.study import Study
 
@@ -64,7 +65,7 @@ class Plan:
 
 def plan(
     study: Study,
-    estimator: Estimator | None,
+    estimator: EstimatorLike | None,
     decisions: pd.DataFrame | str | Path | None,
     threshold: float | None,
     budget: int | None,
@@ -83,6 +84,7 @@ def plan(
         NotSupported: if the estimator or the study does not give what is asked for.
     """
     study.need_classes("mending")
+    estimator = None if estimator is None else fitted_on(study, estimator)
     _check(estimator, decisions, threshold, budget, among, by)
     harm = None if estimator is None else _harm(study, estimator, test)
     if among == "harmful" and harm is None:
@@ -118,8 +120,8 @@ def _check(
         raise InvalidInput(f"among={among!r}, by={by!r}: choose all or harmful, retraining or edit")
     if estimator is None and (decisions is None or among == "harmful" or by == "edit"):
         raise InvalidInput(
-            "an estimator is needed, fitted on the study: mend(study, ic.estimators.get('ekfac').fit(study)); without "
-            "one, give a reviewed table of relabel, decisions=, and let the model be trained again"
+            "an estimator is needed, such as mend(study, 'labelcontrast'); without one, give a reviewed table of "
+            "relabel, decisions=, and let the model be trained again"
         )
     if by == "edit" and estimator is not None and "parameter_change" not in estimator.gives():
         raise estimator.lacks("parameter_change")

@@ -24,7 +24,7 @@ def as_arguments(size: int, ids: Any, action: str, labels: Any, weights: Any) ->
 
     Args:
         size: N, images in the training set.
-        ids: of training images.
+        ids: of training images; for new labels or weights also a dict with these by id.
         action: "remove", "relabel" or "reweight".
         labels: for "relabel".
         weights: for "reweight".
@@ -38,9 +38,13 @@ def as_arguments(size: int, ids: Any, action: str, labels: Any, weights: Any) ->
     if action not in get_args(Action):
         raise InvalidInput(f"action is {action!r}; choose one of {', '.join(get_args(Action))}")
     given = {"relabel": labels, "reweight": weights}
+    if isinstance(ids, Mapping) and action in given and given[action] is None:
+        given[action], ids = ids, list(ids)
     for name, values in given.items():
         if (values is None) == (action == name):
             which = {"relabel": "labels", "reweight": "weights"}[name]
+            if values is None:
+                raise InvalidInput(f"action={name!r} needs {which}={{id: one for each image}}, or one for all")
             raise InvalidInput(f"{which} go with action={name!r}: here action={action!r} and {which}={values!r}")
     if action == "remove":
         return {"remove": ids}

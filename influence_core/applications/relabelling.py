@@ -16,7 +16,7 @@ from influence_core.applications.detection import detect
 from influence_core.applications.relabel_csv import COLUMNS, SCHEMA_VERSION, read_csv, typed
 from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput, StaleResult
-from influence_core.estimators import Estimator
+from influence_core.estimators.together import EstimatorLike, fitted_on
 from influence_core.scores import Scores
 from influence_core.study import SPLITS, Study
 
@@ -25,7 +25,7 @@ EMPTY_NAME = '""'
 
 
 def relabel(
-    study: Study, estimator: Estimator, threshold: float | None = None, scores: Scores | None = None
+    study: Study, estimator: EstimatorLike, threshold: float | None = None, scores: Scores | None = None
 ) -> pd.DataFrame:
     """Suggest a label for every training image, the most suspicious first.
 
@@ -34,7 +34,7 @@ def relabel(
 
     Args:
         study: the study.
-        estimator: fitted on ``study``.
+        estimator: fitted on ``study``; one that is not, or a name, is fitted first.
         threshold: flag scores above it; Otsu's by default.
         scores: the estimator's mislabel scores where they are there already; by default they are asked for.
 
@@ -48,6 +48,7 @@ def relabel(
         NotSupported: if the estimator gives no mislabel scores.
         StaleResult: if it was fitted on another study.
     """
+    estimator = fitted_on(study, estimator)
     scores = estimator.mislabel_scores() if scores is None else scores
     if scores.meta["study"] != study.fingerprint:
         raise StaleResult(f"this {estimator.title} was fitted on another study: call .fit(study) again")

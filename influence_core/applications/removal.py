@@ -18,6 +18,7 @@ from influence_core.applications.trainings import outcomes, wanted
 from influence_core.data import LabelledDataset
 from influence_core.errors import InvalidInput, NotSupported, StaleResult
 from influence_core.estimators import Estimator
+from influence_core.estimators.together import EstimatorLike, estimator_of
 from influence_core.scores import Scores
 from influence_core.store import Store
 from influence_core.store.retrainings import RECIPE, Retrain
@@ -28,7 +29,7 @@ SHARES = (0.0, 0.02, 0.05, 0.07, 0.1, 0.25)
 Order = Literal["harmful", "valuable"]
 
 
-def values(study: Study, estimator: Estimator) -> Tensor:
+def values(study: Study, estimator: EstimatorLike) -> Tensor:
     """How valuable each training image is, by an estimator: large where its removal should hurt.
 
     The sum of its influence on the validation images where the study has some, and else on the test images: these then
@@ -45,6 +46,7 @@ def values(study: Study, estimator: Estimator) -> Tensor:
     Raises:
         NotSupported: if it gives neither.
     """
+    estimator = estimator_of(estimator)
     gives = estimator.gives()
     fresh = type(estimator)(**estimator.get_params())
     if "influence" in gives:
@@ -59,7 +61,7 @@ def values(study: Study, estimator: Estimator) -> Tensor:
 
 def removal_curves(
     study: Study,
-    by: Mapping[str, Estimator | Scores | Tensor] | Sequence[Estimator],
+    by: Mapping[str, EstimatorLike | Scores | Tensor] | Sequence[EstimatorLike] | EstimatorLike,
     order: Order = "harmful",
     shares: Sequence[float] = SHARES,
     seeds: Sequence[int] = (0, 1, 2),
@@ -94,7 +96,7 @@ def removal_curves(
 
 def prune(
     study: Study,
-    by: Mapping[str, Estimator | Tensor] | Sequence[Estimator],
+    by: Mapping[str, EstimatorLike | Tensor] | Sequence[EstimatorLike] | EstimatorLike,
     shares: Sequence[float] = SHARES,
     seeds: Sequence[int] = (0, 1, 2),
     *,
@@ -122,22 +124,23 @@ def prune(
     return _removed(study, ranked, "pruned", shares, seeds, retrain, store)
 
 
-def named(by: Mapping[str, Any] | Sequence[Estimator]) -> dict[str, Any]:
+def named(by: Mapping[str, Any] | Sequence[EstimatorLike] | EstimatorLike) -> dict[str, Any]:
     """Estimators, or what else orders images, by names that are all different.
 
     Args:
-        by: with names, or estimators, which have their own.
+        by: with names, or estimators, which have their own; or a single one.
 
     Returns:
-        Name -> one.
+        Name -> one; estimators that are given by name or class are made.
 
     Raises:
         InvalidInput: if two have one name.
     """
     if isinstance(by, Mapping):
-        return dict(by)
-    named = {estimator.name: estimator for estimator in by}
-    if len(named) < len(by):
+        return {name: estimator_of(one) if isinstance(one, str | type) else one for name, one in by.items()}
+    made = [estimator_of(one) for one in ([by] if isinstance(by, str | type | Estimator) else by)]
+    named = {estimator.name: estimator for estimator in made}
+    if len(named) < len(made):
         raise InvalidInput("two estimators have one name: give them by names of your own, {'ekfac 0.1': ...}")
     return named
 

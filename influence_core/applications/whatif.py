@@ -10,7 +10,7 @@ it for (``trusted_step``), and are judged by ``verify``, which trains with and w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -19,10 +19,11 @@ from influence_core.applications.receipt import Action, How, Receipt, receipts
 from influence_core.applications.receipt_calibration import in_range
 from influence_core.applications.trusted_step import edited_as_far, step_work
 from influence_core.applications.whatif_report import WhatIf
-from influence_core.errors import InvalidInput, StaleResult
+from influence_core.errors import InvalidInput
 from influence_core.estimators import Estimator
 from influence_core.estimators.changes import data_change
 from influence_core.estimators.cost import Expected, expected_cost
+from influence_core.estimators.together import EstimatorLike, fitted_on
 from influence_core.identity import check_identified
 from influence_core.parameters import plain
 from influence_core.scores import Scores
@@ -68,8 +69,8 @@ def expected_what_if(
 
 def what_if(
     study: Study,
-    estimator: Estimator,
-    ids: int | Sequence[int] | Tensor,
+    estimator: EstimatorLike,
+    ids: int | Sequence[int] | Tensor | Mapping[int, Any],
     action: Action = "remove",
     *,
     labels: Mapping[int, int | str] | Sequence[int | str] | Tensor | int | str | None = None,
@@ -82,8 +83,8 @@ def what_if(
 
     Args:
         study: that the change is about.
-        estimator: fitted on it.
-        ids: the training images.
+        estimator: fitted on it; one that is not, or a name, is fitted first.
+        ids: the training images; for new labels or weights also a dict with these by id.
         action: "remove" leaves them out, "relabel" gives them other labels, "reweight" other weights.
         labels: for "relabel": one for all images, or one each in the order of ``ids``, or a dict by id.
         weights: for "reweight": likewise, 0 or more; every image has weight 1 until now.
@@ -98,7 +99,7 @@ def what_if(
         The prediction.
 
     Raises:
-        InvalidInput: if ids, labels or weights make no sense, or nothing changes.
+        InvalidInput: if ids, labels or weights make no sense, nothing changes, or no training image is left.
         NotSupported: if the estimator gives neither influence nor ``parameter_change``, or not the one asked for.
         StaleResult: if it was fitted on another study.
 
@@ -111,9 +112,9 @@ def what_if(
     """
     arguments = as_arguments(len(study.train), ids, action, labels, weights)
     change = data_change(study.train, study.classes, **arguments)
-    fitted = getattr(estimator, "study_", None)
-    if fitted is not None and fitted is not study and fitted.fingerprint != study.fingerprint:
-        raise StaleResult(f"this {estimator.title} was fitted on another study: call .fit(study) again")
+    if not float(change.weights.sum()) and len(change.ids) == len(study.train):
+        raise InvalidInput("the change leaves no training image, and nothing to be learnt from; leave some of them")
+    estimator = fitted_on(study, estimator)
     gives = estimator.gives()
     first, second = ("edit", "influence") if action == "relabel" else ("influence", "edit")
     needed = {"edit": "parameter_change", "influence": "influence"}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from influence_core.errors import InvalidInput
+from influence_core.errors import InvalidInput, StaleResult
 from influence_core.estimators.base import Estimator
 from influence_core.estimators.registry import get
 from influence_core.gradients import Meeting
@@ -16,10 +16,13 @@ from influence_core.study import Study
 
 T = TypeVar("T")
 
+EstimatorLike = str | type[Estimator] | Estimator
+"""A name, such as "ekfac", a class, or an object."""
+
 _LOOK = 0.1  # seconds between two looks at whether somebody wants the work stopped
 
 
-def fit_all(study: Study, estimators: Sequence[str | type[Estimator] | Estimator]) -> list[Estimator]:
+def fit_all(study: Study, estimators: Sequence[EstimatorLike]) -> list[Estimator]:
     """Fit several estimators on one study, with the passes that they share made once.
 
     Sweeps over the same images with the same weights become one, which costs little more than the dearest of them
@@ -65,7 +68,7 @@ def ask_all(estimators: Sequence[Estimator], what: str, *args: Any, **options: A
     return _together(calls, f"Asking estimators: {what}")
 
 
-def estimator_of(given: str | type[Estimator] | Estimator) -> Estimator:
+def estimator_of(given: EstimatorLike) -> Estimator:
     """An estimator that is given by its name, its class, or itself.
 
     Args:
@@ -83,6 +86,29 @@ def estimator_of(given: str | type[Estimator] | Estimator) -> Estimator:
     if not isinstance(made, Estimator):
         raise InvalidInput(f"{given!r} is no estimator: give a name such as 'ekfac', a class, or an object of one")
     return made
+
+
+def fitted_on(study: Study, given: EstimatorLike) -> Estimator:
+    """An estimator that can be asked about a study: one that is fitted is taken as it is, and else it is fitted.
+
+    Args:
+        study: to fit on.
+        given: a name, a class, or an object; an object that is not fitted stays so, and a copy is.
+
+    Returns:
+        The fitted estimator.
+
+    Raises:
+        InvalidInput: if it is no estimator.
+        StaleResult: if it was fitted on another study.
+    """
+    one = estimator_of(given)
+    fitted = getattr(one, "study_", None)
+    if fitted is None:
+        return type(one)(**one.get_params()).fit(study)
+    if fitted is not study and fitted.fingerprint != study.fingerprint:
+        raise StaleResult(f"this {one.title} was fitted on another study: call .fit(study) again")
+    return one
 
 
 def _together(calls: Sequence[tuple[Estimator, Callable[[], T]]], title: str) -> list[T]:

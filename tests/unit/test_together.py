@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 import influence_core as ic
-from influence_core.errors import InvalidInput
+from influence_core.applications.removal import values
+from influence_core.errors import InvalidInput, StaleResult
+from influence_core.estimators.together import fitted_on
 from influence_core.gradients import Meeting, SquaredNorms, inner_products, squared_norms, sweep
 from influence_core.progress import listen
 from tests.helpers import study as small_study
 
-E = ic.estimators
+E, A = ic.estimators, ic.applications
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +214,32 @@ def test_progress_counts_estimators_and_can_be_stopped(small: ic.Study) -> None:
     with listen(stop), pytest.raises(KeyboardInterrupt):
         E.fit_all(small, ["randproj", "ekfac"])
     assert threading.active_count() == before
+
+
+def test_whoever_is_not_fitted_is_fitted(small: ic.Study) -> None:
+    known = E.Loss().fit(small)
+    assert fitted_on(small, known) is known
+    fresh = E.LastLayer(damping=0.3)
+    made = fitted_on(small, fresh)
+    assert made.get_params() == fresh.get_params()
+    assert not hasattr(fresh, "study_")
+    assert fitted_on(small, "loss").study_ is fitted_on(small, E.Loss).study_ is small
+    with pytest.raises(StaleResult, match="fitted on another study"):
+        fitted_on(small.replaced(weight_decay=0.3), known)
+    with pytest.raises(InvalidInput, match="no estimator"):
+        fitted_on(small, 3)  # type: ignore[arg-type]
+
+
+def test_applications_take_names(small: ic.Study) -> None:
+    layer, loss = E.LastLayer().fit(small), E.Loss().fit(small)
+    asked: list[tuple[object, object]] = [
+        (A.what_if(small, "lastlayer", [3]).predicted, A.what_if(small, layer, [3]).predicted),
+        (A.detect(small, "loss").scores.values, A.detect(small, loss.mislabel_scores()).scores.values),
+        (values(small, "loss"), values(small, loss)),
+    ]
+    for named, given in asked:
+        assert torch.equal(named, given)  # type: ignore[arg-type]
+    assert A.relabel(small, "loss").equals(A.relabel(small, loss))
+    edits = A.compare_edits(small, "lastlayer", remove=[1])
+    assert edits.table.equals(A.compare_edits(small, [layer], remove=[1]).table.assign(seconds=edits.table["seconds"]))
+    assert A.mending_trainings(small, "loss", budget=5).title == A.mending_trainings(small, loss, budget=5).title

@@ -383,6 +383,7 @@ def test_ids_and_values_as_they_come(study, newton):
     exact = what_if(study, newton, IDS, "relabel", labels=2).receipt
     assert what_if(study, newton, np.array(IDS), "relabel", labels=np.int64(2)).receipt.predicted == exact.predicted
     assert what_if(study, newton, torch.tensor(IDS), "relabel", labels=[2, 2, 2]).receipt.predicted == exact.predicted
+    assert what_if(study, newton, dict.fromkeys(IDS, 2), "relabel").receipt.predicted == exact.predicted
     mask = torch.zeros(len(study.train), dtype=torch.bool)
     for bad in (mask, [3.7], [3, 3]):
         with pytest.raises(InvalidInput, match=r"integers|twice"):
@@ -396,8 +397,10 @@ def test_refusals(study, newton):
         what_if(study, newton, IDS, "burn")
     with pytest.raises(InvalidInput, match="labels go with action='relabel'"):
         what_if(study, newton, IDS, labels=[0, 1, 2])
-    with pytest.raises(InvalidInput, match="weights go with"):
+    with pytest.raises(InvalidInput, match="needs weights="):
         what_if(study, newton, IDS, "reweight")
+    with pytest.raises(InvalidInput, match="leaves no training image"):
+        what_if(study, newton, range(len(study.train)))
     with pytest.raises(InvalidInput, match="2 values for 3 ids"):
         what_if(study, newton, IDS, "reweight", weights=[0.5, 0.2])
     with pytest.raises(InvalidInput, match="one for each id"):
