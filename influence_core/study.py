@@ -60,7 +60,7 @@ from influence_core.threads import uninterrupted
 from influence_core.training import Checkpoint, Trajectory
 
 _ABSENT = object()
-PAGES = ("", "explain", "mislabels", "relabel")
+PAGES = ("", "explain", "mislabels", "relabel", "what-if", "jobs")
 """Of the app, as its addresses call them; the first is the overview."""
 
 
@@ -441,7 +441,7 @@ class Study:
         neither loaded nor saved is saved into the user's cache first.
 
         Args:
-            page: "" for the overview, "explain", "mislabels" or "relabel".
+            page: "" for the overview, "explain", "mislabels", "relabel", "what-if" or "jobs".
             **chosen: what is chosen there, as in the address: ``estimator="ekfac"``, ``test=475``.
 
         Returns:

@@ -151,10 +151,12 @@ def code() -> str:
 
 with four:
     frame.share(choice, code(), "mislabels")
-guess = "" if expected is None else f"{expected:.1%} expected to be mislabelled"
+learnt = whole.quality.source != "mixture"  # a guess from the scores alone is not for the first line
+guess = f" · {expected:.1%} expected to be mislabelled" if learnt and expected is not None else ""
 if shown.auc is not None and shown.ap is not None:
+    really = f"{', ' if guess else ' · '}{now['precision']:.1%} are{'' if guess else ' mislabelled'}"
     st.markdown(
-        f"**{int(now['flagged']):,} flagged** · {guess}, {now['precision']:.1%} are · "
+        f"**{int(now['flagged']):,} flagged**{guess}{really} · "
         f"{now['recall']:.1%} of the wrong labels are found · AUC {100 * shown.auc:.1f} "
         f"({errors.as_text(str(shown.auc_interval))}) · "
         f"average precision {100 * shown.ap:.1f} ({errors.as_text(str(shown.ap_interval))})"
@@ -178,7 +180,7 @@ else:
             "True labels are unknown, so there are no curves. Look at the images at the cut, or give true labels: "
             "ic.data.LabelledDataset(..., true_labels=...)."
         )
-    st.markdown(f"**{int(now['flagged']):,} flagged**{' · ' * bool(guess)}{guess}")
+    st.markdown(f"**{int(now['flagged']):,} flagged**{guess}")
     st.info(errors.as_text(text), icon=":material/info:")
     last = st.container()
 last.plotly_chart(

@@ -133,8 +133,8 @@ def run(path: str | Path, expected: str | None = None, trust: bool = True) -> Pl
             if not trust:
                 raise InvalidInput(
                     f"the study in {path.parent} needs its plugin {path.name}, which is Python code that would run "
-                    "here: read it, and then load the study with ic.Study.load(path, trust=True), or start the app "
-                    f"with --plugin {path}"
+                    "here: read it, and then load the study with ic.Study.load(path, trust=True), give the command "
+                    f"--trust, or start the app with --plugin {path}"
                 )
             _loaded[digest] = _executed(path, digest, source)
         return _loaded[digest]

@@ -11,8 +11,8 @@ def how_known(found: ic.applications.Detection) -> str:
     if found.quality.source == "planted flips":
         return "Learnt from clean images, some of which were given wrong labels on purpose."
     return (
-        "A guess from the scores alone, that two normal distributions make them up; the Calibrated detector learns it "
-        "from clean images."
+        "A guess from the scores alone, that two normal distributions make them up: it can be far too sure. The "
+        "Calibrated detector learns it from clean images."
     )
 
 

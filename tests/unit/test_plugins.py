@@ -108,7 +108,7 @@ def test_a_plugin_runs_only_by_consent(saved, proof, file):
         rf"^the study in {re.escape(str(folder))} needs its plugin mynet\.py, which is Python code that would run .*"
     )
     with pytest.raises(
-        InvalidInput, match=message + r"ic\.Study\.load\(path, trust=True\), or .*--plugin .*mynet\.py$"
+        InvalidInput, match=message + r"ic\.Study\.load\(path, trust=True\), .*--trust, or .*--plugin .*mynet\.py$"
     ):
         ic.Study.load(folder)
     assert not proof.exists()
