@@ -114,7 +114,11 @@ def read_csv(path: str | Path, complete: bool = True) -> pd.DataFrame:
         )
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"{path} is not in UTF-8, as spreadsheets save “Unicode text” or plain CSV: save it as CSV UTF-8 ({error})"
+        ) from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InvalidInput(f"{path} cannot be read as UTF-8 CSV: {str(error).strip()}") from error
     table = _of_this_version(table, str(path))
     table = table[(table != "").any(axis=1)].reset_index(drop=True)  # spreadsheets leave rows of commas alone

@@ -244,7 +244,11 @@ def checked_ids(given: Any, size: int, split: str) -> Tensor:
         ids = torch.as_tensor([given] if isinstance(given, int) else given).flatten()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"{split} ids are {given!r}; give integers such as {example}") from error
-    if ids.numel() == 0 or ids.is_floating_point() or ids.dtype == torch.bool:
+    if ids.numel() == 0:
+        raise InvalidInput(f"{split} ids are none; give integers such as {example}")
+    if ids.dtype == torch.bool:
+        raise InvalidInput(f"{split} ids are a mask; give integers such as {example}: mask.nonzero().flatten()")
+    if ids.is_floating_point():
         raise InvalidInput(f"{split} ids are {ids.dtype} with {ids.numel()} values; give integers such as {example}")
     bad = ids[(ids < 0) | (ids >= size)]
     if bad.numel():

@@ -414,8 +414,11 @@ def test_files_that_are_no_relabel_csv(table, tmp_path):
         read_csv(path)
     for content in (b"", b"\xff\xfe\x00\x01", b'a,b\n"unclosed'):
         path.write_bytes(content)
-        with pytest.raises(InvalidInput, match=r"t\.csv (cannot be read|lacks the columns)"):
+        with pytest.raises(InvalidInput, match=r"t\.csv (cannot be read|is not in UTF-8|lacks the columns)"):
             read_csv(path)
+    path.write_bytes(table.to_csv(index=False).encode("utf-16"))
+    with pytest.raises(InvalidInput, match="save it as CSV UTF-8"):
+        read_csv(path)
     path.write_text(table.drop(columns=["sha256", "note"]).to_csv(index=False))
     with pytest.raises(InvalidInput, match="lacks the columns sha256, note"):
         read_csv(path)

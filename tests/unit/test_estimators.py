@@ -137,10 +137,10 @@ def test_one_test_id_is_one_column(fitted, one):
     [
         ([0, 9], "no test image 9; ids go from 0 to 8"),
         ([-1], "no test image -1"),
-        ([], "0 values; give integers"),
+        ([], "ids are none; give integers"),
         ([0.5], "float32 with 1 values; give integers"),
-        (True, "torch.bool"),
-        (torch.ones(9, dtype=torch.bool), "torch.bool"),
+        (True, "test ids are a mask"),
+        (torch.ones(9, dtype=torch.bool), r"a mask; give integers .*nonzero"),
         ("seven", "test ids are 'seven'; give integers"),
         ({1, 2}, "give integers"),
         ([1, [2, 3]], "give integers"),
