@@ -476,7 +476,7 @@ def names_of(dataset: Any, given: Sequence[str] | None) -> list[str] | None:
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     own = getattr(dataset, "classes", getattr(dataset, "class_names", None))
-    if not isinstance(own, list | tuple) or not own:
+    if not isinstance(own, list | tuple | np.ndarray) or not len(own):
         return None if given is None else list(given)
     own = [str(name) for name in own]
     if given is None:
