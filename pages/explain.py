@@ -87,8 +87,11 @@ def side_box() -> None:
 def browse(height: int, columns: int | None = None) -> None:
     """The mistakes, to choose from."""
     if not len(shown):
-        where = "images in this square" if picked.cell is not None else "mistakes in this class"
-        st.info(f"No {where}. Choose another, or any test image by its id.", icon=":material/check:")
+        if picked.cell is None and picked.label is None:
+            st.info("The model makes no mistake. Choose any test image by its id.", icon=":material/check:")
+        else:
+            where = "images in this square" if picked.cell is not None else "mistakes in this class"
+            st.info(f"No {where}. Choose another, or any test image by its id.", icon=":material/check:")
     panels.browser(study, shown[:MOST], test_id, height, columns)
     if len(shown) > MOST:
         st.caption(f"the first {MOST:,} of {len(shown):,}: choose a class or a square")

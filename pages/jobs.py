@@ -51,7 +51,7 @@ def remove(row: ic.jobs.Row) -> None:
 
 def clear(rows: list[ic.jobs.Row]) -> None:
     """Forget jobs that have ended."""
-    ic.jobs.clean(store, [row.id for row in rows])
+    errors.refused(lambda: ic.jobs.clean(store, [row.id for row in rows]))
 
 
 def detail(row: ic.jobs.Row) -> None:

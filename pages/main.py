@@ -26,6 +26,7 @@ with st.sidebar:
     frame.links()
 if page.url_path == frame.JOBS:  # about all studies, open here or not
     with body.container():
+        errors.show_refused()
         page.run()
     st.stop()
 try:
@@ -55,6 +56,7 @@ with st.sidebar:
     frame.class_box(study, picked)
     frame.open_study()
 with body.container():
+    errors.show_refused()
     for note in (*notes, *picked.notes):
         st.warning(errors.as_text(note), icon=":material/link_off:")
     if studies.is_blank(run):

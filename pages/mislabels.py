@@ -18,6 +18,9 @@ study, picked, name = choice.study, choice.picked, choice.detectors[0]
 frame.heading(
     "Mislabels", "Training images in the order of suspicion. Choose where to cut: click a curve or a bar, or type."
 )
+if len(study.train) < 2:
+    st.info("One training image alone is not more suspicious than another.", icon=":material/check:")
+    st.stop()
 questions = [results.ask(choice, name, "detection")]
 work.wait([q.task for q in questions if q.task is not None])
 if not panels.answered(questions[0], "mislabels"):
@@ -153,10 +156,11 @@ with four:
     frame.share(choice, code(), "mislabels")
 learnt = whole.quality.source != "mixture"  # a guess from the scores alone is not for the first line
 guess = f" · {expected:.1%} expected to be mislabelled" if learnt and expected is not None else ""
+of = "" if choice.label is None else f" of this class, {count:,} of all"
 if shown.auc is not None and shown.ap is not None:
     really = f"{', ' if guess else ' · '}{now['precision']:.1%} are{'' if guess else ' mislabelled'}"
     st.markdown(
-        f"**{int(now['flagged']):,} flagged**{guess}{really} · "
+        f"**{int(now['flagged']):,} flagged**{of}{guess}{really} · "
         f"{now['recall']:.1%} of the wrong labels are found · AUC {100 * shown.auc:.1f} "
         f"({errors.as_text(str(shown.auc_interval))}) · "
         f"average precision {100 * shown.ap:.1f} ({errors.as_text(str(shown.ap_interval))})"
@@ -180,7 +184,7 @@ else:
             "True labels are unknown, so there are no curves. Look at the images at the cut, or give true labels: "
             "ic.data.LabelledDataset(..., true_labels=...)."
         )
-    st.markdown(f"**{int(now['flagged']):,} flagged**{guess}")
+    st.markdown(f"**{int(now['flagged']):,} flagged**{of}{guess}")
     st.info(errors.as_text(text), icon=":material/info:")
     last = st.container()
 last.plotly_chart(

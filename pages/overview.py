@@ -24,11 +24,14 @@ if test_id is not None:
         there, _ = panels.explanation(choice, test_id, [name], 5, "overview")
     flags = panels.suspects(choice) if there else None
 else:
-    st.info(
-        f"The model gets every test image{of_class} right. Choose another class, or go to Explain: it shows what made "
-        "an answer right as well.",
-        icon=":material/check:",
-    )
+    if choice.label is not None and not bool((study.test.labels == choice.label).any()):
+        st.info(f"There is no test image{of_class}. Choose another class.", icon=":material/info:")
+    else:
+        st.info(
+            f"The model gets every test image{of_class} right. Choose another class, or go to Explain: it shows what "
+            "made an answer right as well.",
+            icon=":material/check:",
+        )
     flags = panels.suspects(choice)
 found = None if flags is None or flags.answer is None else panels.cut(choice, flags.answer)
 

@@ -94,7 +94,7 @@ right = len(study.test) - len(study.misclassified())
 one, two, three, four = st.columns(4)
 if found.receipt.scale == "nats":
     one.metric(
-        "Change of the mean test loss", f"{float(found.predicted.mean()):+.3g} nats", border=True, help="Predicted."
+        "Change of the mean test loss, nats", f"{float(found.predicted.mean()):+.3g}", border=True, help="Predicted."
     )
 else:
     falls = int((found.predicted < 0).sum())

@@ -37,6 +37,9 @@ class Change:
 def choose(choice: frame.Choice) -> Change | None:
     """Draw the choice; ``None`` where what it needs is not there yet, which is said in its place."""
     study, picked, name = choice.study, choice.picked, choice.explainers[0]
+    if len(study.train) < 2:
+        st.info("Without its only training image a model learns nothing.", icon=":material/check:")
+        return None
     harmful, relabel = picked.set == "harmful", picked.action == "relabel"
     one, two, three, four, five = st.columns([48, 29, 36, 29, 34], vertical_alignment="bottom", gap="small")
     _words(one, "Training images", "set", selection.SETS)
@@ -50,7 +53,9 @@ def choose(choice: frame.Choice) -> Change | None:
     found: Any = None
     cut: Any = None
     if harmful and test_id is None:
-        st.info("No mistake in this class. Choose another class, or a test image by its id.", icon=":material/check:")
+        none = "The model makes no mistake. Choose a test image by its id."
+        here = "No mistake in this class. Choose another class, or a test image by its id."
+        st.info(none if choice.label is None else here, icon=":material/check:")
         return None
     if picked.set == "class" and choice.label is None:
         st.info("Choose a class in the sidebar.", icon=":material/arrow_back:")

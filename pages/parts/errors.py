@@ -1,13 +1,21 @@
 """Errors as a person reads them."""
 
 import logging
+import re
 import traceback
+from collections.abc import Callable
 
 import streamlit as st
 
 import influence_core as ic
 
 log = logging.getLogger("influence")
+
+_REFUSED = "refused_click"
+"""In the session: why the last click was refused."""
+
+_SIGNS = re.compile(r"(?<!\S)(--|->|<-|<->|>=|<=|~=)(?!\S)")
+"""What Streamlit makes other signs of where it stands alone: a dash, an arrow."""
 
 
 def unexpected(error: Exception) -> bool:
@@ -44,8 +52,27 @@ def show(error: ic.InfluenceError) -> None:
         st.error(text, icon=":material/error:")
 
 
+def refused(act: Callable[[], object]) -> None:
+    """Act on a click: what is refused is told once the page is drawn, instead of it.
+
+    Args:
+        act: what a callback does.
+    """
+    try:
+        act()
+    except ic.InfluenceError as error:
+        st.session_state[_REFUSED] = str(error)
+
+
+def show_refused() -> None:
+    """Say what a click was refused for, if it was."""
+    if words := st.session_state.pop(_REFUSED, ""):
+        st.warning(as_text(words), icon=":material/block:")
+
+
 def as_text(words: str) -> str:
     """Markdown that shows words as they are."""
+    words = _SIGNS.sub(lambda found: f"\u2060{found[0]}", words)
     for sign in "\\[]$*_~`<>:#|!":
         words = words.replace(sign, f"\\{sign}")
     return " ".join(words.split())

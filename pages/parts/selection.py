@@ -159,15 +159,13 @@ def change(**values: object) -> None:
         **values: key of the URL -> new value, or ``None`` for what holds by itself. What belongs to the former value
             of a key goes with it.
     """
+    chosen = st.query_params.to_dict()
     for key, value in values.items():
-        for below in _BELOW.get(key, ()):
-            if below not in values and below in st.query_params:
-                del st.query_params[below]
-        if value is None:
-            if key in st.query_params:
-                del st.query_params[key]
-        else:
-            st.query_params[key] = str(value)
+        for below in (*(one for one in _BELOW.get(key, ()) if one not in values), key):
+            chosen.pop(below, None)
+        if value is not None:
+            chosen[key] = str(value)
+    st.query_params.from_dict(chosen)  # at once: each change of its own would be a place to come Back to
 
 
 def current() -> dict[str, str]:

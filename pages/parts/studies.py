@@ -82,7 +82,7 @@ def add(path: str) -> str:
     refusal = (
         f"there is no study at {path[:_MOST_SHOWN]!r}{'…' * (len(path) > _MOST_SHOWN)} in the folder that this server "
         f"may open, {root}. Save one there with Study.save, or choose another folder by starting the server with "
-        "streamlit run app.py -- --root FOLDER."
+        "influence app --root FOLDER."
     )
     file = _inside(root, path)
     if file is None:

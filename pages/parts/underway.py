@@ -9,6 +9,8 @@ from parts import errors, frame, selection, stored
 
 POLL = 1.0
 """Seconds between two looks at a job: it tells as often how far it is."""
+SLOW = 5.0
+"""The same at one that has ended."""
 LINES = 40
 """Of the end of a log."""
 
@@ -25,7 +27,25 @@ def show(job: ic.jobs.Job, request: ic.store.Task, some: ic.Scores | None, key: 
     row = job.row
     if row.under_way or row.state == "done":
         _pending(job, request, some, key)
-        return
+    else:
+        _ended(job, request, row.state, key)
+
+
+def _ended(job: ic.jobs.Job, request: ic.store.Task, state: str, key: str) -> None:
+    @st.fragment(run_every=SLOW)  # another tab may go on with it, or remove it
+    def look() -> None:
+        try:
+            row = job.row
+        except ic.InfluenceError:
+            st.rerun()
+        if row.state != state:
+            st.rerun()
+        _draw_ended(job, row, request, key)
+
+    look()
+
+
+def _draw_ended(job: ic.jobs.Job, row: ic.jobs.Row, request: ic.store.Task, key: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key=f"ended_{key}"):
         who = request.title if request.estimator is None else request.estimator.title
         words = "was stopped" if row.state == "cancelled" else "is not through"
@@ -78,12 +98,12 @@ def _ends(scores: ic.Scores | None) -> Any:
 
 def cancel(job: ic.jobs.Job) -> None:
     """End a job, after a click."""
-    job.cancel()
+    errors.refused(job.cancel)
 
 
 def resume(job: ic.jobs.Job) -> None:
     """Go on with a job, after a click."""
-    job.resume()
+    errors.refused(job.resume)
 
 
 def says(row: Any) -> str:

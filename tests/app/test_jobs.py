@@ -147,8 +147,9 @@ def test_what_is_damaged_is_computed_again(demo: ic.Study, empty_store: ic.store
 
 
 def test_an_estimator_whose_answer_is_there_is_recommended_whatever_it_would_take(
-    demo: ic.Study, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    demo = ic.Study.load(ic.demo.BUNDLED)  # as nobody has saved it elsewhere yet
     monkeypatch.setattr(ic.store, "beside", beside)
     costly = ic.estimators.recommended(demo, "mislabel_scores", seconds=1e9)
     quick = ic.estimators.recommended(demo, "mislabel_scores", seconds=0.0)

@@ -556,7 +556,7 @@ def test_a_plugin_is_a_module_or_a_file_and_found_beside_the_study(
 def test_without_the_plugin_its_study_is_refused_in_a_sentence(plugged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["app.py", "--study", str(plugged)])
     with pytest.raises(
-        ic.InvalidInput, match=r"needs its plugin net_.*\.py, .*trust=True\), or .* --plugin .*net_.*\.py$"
+        ic.InvalidInput, match=r"needs its plugin net_.*\.py, .*trust=True\), .*--trust, or .* --plugin .*net_.*\.py$"
     ):
         studies.study("study")
 

@@ -123,7 +123,9 @@ def test_mislabels(query: dict[str, str], tmp_path: Path) -> None:
     same(app.dataframe[0].value, made["budgets"])
     assert gallery(app, "flagged")["id"] == made["table"]["train_id"].tolist()
     shown = made["shown"]
-    assert f"**{len(shown.flagged)} flagged** · {shown.expected_precision:.1%} expected" in texts(app)
+    of = f" of this class, {query['flag']} of all" if "class" in query else ""
+    right = shown.at(shown.threshold)["precision"]
+    assert f"**{len(shown.flagged)} flagged**{of} · {right:.1%} are mislabelled" in texts(app)
     assert f"AUC {100 * shown.auc:.1f} ({shown.auc_interval})" in texts(app)
     assert float(app.text_input(key="threshold").value) == pytest.approx(shown.threshold, rel=1e-5)
 

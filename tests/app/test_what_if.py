@@ -65,7 +65,7 @@ def test_the_suspects_left_out_are_what_the_library_predicts(run: str, small: ic
     assert set(gallery(app, "mends")["id"]) == set(found.mends.tolist())
     assert set(gallery(app, "breaks")["id"]) == set(found.breaks.tolist())
     shown = {metric.label: metric.value for metric in app.metric}
-    assert shown["Change of the mean test loss"] == f"{float(found.predicted.mean()):+.3g} nats"
+    assert shown["Change of the mean test loss, nats"] == f"{float(found.predicted.mean()):+.3g}"
     assert shown["Accuracy of the edited model"] == f"{found.edited.accuracy():.1%}"
     assert shown["Mistakes mended"] == f"{len(found.mends)}"
     assert "No prediction of Last layer has been checked" in texts(app)
@@ -111,7 +111,7 @@ def test_view_link_and_code_are_one(run: str, small: ic.Study, query: dict[str, 
     the_table(app.dataframe[0].value, found)
     assert gallery(app, "changed")["id"] == list(made["ids"])
     loss, mended, broken, accuracy = (metric.value for metric in app.metric)
-    assert loss == f"{float(found.predicted.mean()):+.3g} nats"
+    assert loss == f"{float(found.predicted.mean()):+.3g}"
     assert (mended, broken) == (f"{len(found.mends):,}", f"{len(found.breaks):,}")
     assert accuracy == f"{found.accuracy:.1%}"
 
