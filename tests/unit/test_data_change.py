@@ -39,7 +39,7 @@ def named():
         ({"remove": [3, 5, 3]}, "twice"),
         ({"remove": [1.5]}, "give integers"),
         ({"remove": "cat"}, "give integers"),
-        ({"remove": torch.ones(24, dtype=torch.bool)}, "torch.bool"),
+        ({"remove": torch.ones(24, dtype=torch.bool)}, r"a mask; give integers .*nonzero"),
         ({"relabel": {24: 1}}, "no training image 24"),
         ({"relabel": {-1: 1}}, "no training image -1"),
         ({"relabel": {"3": 1}}, r"relabel names the training image '3'; give integers such as relabel=\{3: 1\}"),

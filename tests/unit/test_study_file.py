@@ -243,7 +243,7 @@ def edit(folder, old, new):
         (
             'format = "tensors"\npath = "test.safetensors"',
             'format = "folder"\npath = "none"',
-            "none has no sub-folders",
+            r"there is no folder .*none",
         ),
         ('format = "tensors"\npath = "test.safetensors"', 'format = "parquet"\npath = "none"', "no file .*none"),
         (
