@@ -71,7 +71,7 @@ def test_what_a_click_is_refused_for_is_told_on_the_page(monkeypatch: pytest.Mon
 def test_a_change_of_the_selection_is_one_step_of_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[dict[str, str]] = []
 
-    class Params(dict):  # type: ignore[type-arg]
+    class Params(dict[str, str]):
         def to_dict(self) -> dict[str, str]:
             return dict(self)
 

@@ -232,13 +232,13 @@ def test_whoever_is_not_fitted_is_fitted(small: ic.Study) -> None:
 
 def test_applications_take_names(small: ic.Study) -> None:
     layer, loss = E.LastLayer().fit(small), E.Loss().fit(small)
-    asked: list[tuple[object, object]] = [
+    asked: list[tuple[torch.Tensor, torch.Tensor]] = [
         (A.what_if(small, "lastlayer", [3]).predicted, A.what_if(small, layer, [3]).predicted),
         (A.detect(small, "loss").scores.values, A.detect(small, loss.mislabel_scores()).scores.values),
         (values(small, "loss"), values(small, loss)),
     ]
     for named, given in asked:
-        assert torch.equal(named, given)  # type: ignore[arg-type]
+        assert torch.equal(named, given)
     assert A.relabel(small, "loss").equals(A.relabel(small, loss))
     edits = A.compare_edits(small, "lastlayer", remove=[1])
     assert edits.table.equals(A.compare_edits(small, [layer], remove=[1]).table.assign(seconds=edits.table["seconds"]))
